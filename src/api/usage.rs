@@ -1,0 +1,75 @@
+//! The small values that every answer is made of: usage, finish reasons, log probabilities.
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+/// Tokens of one request. Serializes to the API's `usage` object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of all prompts together.
+    pub prompt_tokens: u64,
+    /// Tokens of all choices together.
+    pub completion_tokens: u64,
+}
+
+impl Serialize for Usage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("prompt_tokens", &self.prompt_tokens)?;
+        map.serialize_entry("completion_tokens", &self.completion_tokens)?;
+        map.serialize_entry("total_tokens", &self.prompt_tokens.saturating_add(self.completion_tokens))?;
+        map.end()
+    }
+}
+
+/// The tokens that so many bytes of text count for where nobody has counted: a quarter, rounded up.
+#[must_use]
+pub const fn tokens_of_bytes(bytes: u64) -> u64 {
+    bytes.div_ceil(4)
+}
+
+/// Why a choice ended: the three words that every client of the API accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model was done, or met a stop sequence.
+    Stop,
+    /// `max_tokens`, or the end of the model's context.
+    Length,
+    /// A filter cut the choice.
+    ContentFilter,
+}
+
+impl FinishReason {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ContentFilter => "content_filter",
+        }
+    }
+}
+
+/// Log probabilities in the API's form: four arrays of one length.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Logprobs {
+    /// The tokens' texts.
+    pub tokens: Vec<String>,
+    /// Natural logarithms; none for the first token of an echoed prompt.
+    pub token_logprobs: Vec<Option<f64>>,
+    /// For each position the likeliest tokens, in the upstream's order; empty where it named none.
+    pub top_logprobs: Vec<TopLogprobs>,
+    /// Where each token begins, in characters of the choice's whole text.
+    pub text_offset: Vec<u64>,
+}
+
+/// The likeliest tokens of one position; serializes to an object in this order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopLogprobs(pub Vec<(String, f64)>);
+
+impl Serialize for TopLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
+    }
+}

@@ -1,0 +1,299 @@
+//! The gateway's configuration: upstreams, models and their targets, limits, CORS.
+//!
+//! It is one JSON document under the KV key `config`, parsed and checked whole. A document with any fault is refused
+//! with the reason; a field that the gateway does not know is a fault too, since a misspelt limit is no limit.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::api::ChunkFormat;
+use crate::dialect::DialectName;
+
+/// A checked configuration: every target names an upstream that exists, and every URL is one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Version of the document's form; 1.
+    pub version: u32,
+    /// By the name that targets use.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// By the public name.
+    pub models: BTreeMap<String, Model>,
+    /// Of the gateway itself.
+    #[serde(default)]
+    pub limits: Limits,
+    /// For browsers; off where absent.
+    #[serde(default)]
+    pub cors: Option<Cors>,
+}
+
+/// A server that models live on.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// How it speaks.
+    pub dialect: DialectName,
+    /// `http` or `https`, up to and without the route; no slash at the end.
+    pub base_url: String,
+    /// The name of the Worker secret that holds its key. Without it, calls go out unauthenticated.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Whether streams are asked for usage with `stream_options`.
+    #[serde(default = "yes")]
+    pub stream_usage: bool,
+    /// What the chat route calls its bound on tokens.
+    #[serde(default)]
+    pub max_tokens_field: MaxTokensField,
+    /// Milliseconds until its headers must have come.
+    #[serde(default = "default_headers_timeout_ms")]
+    pub headers_timeout_ms: u32,
+}
+
+/// The two names that chat servers have for one parameter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxTokensField {
+    /// What nearly all servers know.
+    #[default]
+    MaxTokens,
+    /// What OpenAI's newer models insist on.
+    MaxCompletionTokens,
+}
+
+impl MaxTokensField {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
+/// A model that clients may ask for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Tried in this order until one answers; at least one.
+    pub targets: Vec<Target>,
+    /// `max_tokens` where a request has none.
+    #[serde(default = "default_max_tokens")]
+    pub default_max_tokens: u32,
+    /// The format of chunks, where neither the request nor the key says one.
+    #[serde(default)]
+    pub chunk_format: Option<ChunkFormat>,
+    /// A system message for chat upstreams.
+    #[serde(default)]
+    pub system: Option<String>,
+    /// For `/v1/models`.
+    #[serde(default = "default_owner")]
+    pub owned_by: String,
+    /// Seconds since 1970, for `/v1/models`.
+    #[serde(default)]
+    pub created: u64,
+}
+
+/// One place where a model is served.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// The name of the upstream.
+    pub upstream: String,
+    /// The upstream's name for the model.
+    pub model: String,
+}
+
+/// Bounds on what the gateway holds in memory, in bytes.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Of a request's body.
+    pub max_body_bytes: usize,
+    /// Of an upstream's whole answer, where it does not stream.
+    pub max_answer_bytes: usize,
+    /// Of one event in an upstream's stream.
+    pub max_event_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_body_bytes: 8 << 20, max_answer_bytes: 16 << 20, max_event_bytes: 1 << 20 }
+    }
+}
+
+/// Which browsers' pages may call the gateway.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cors {
+    /// Origins such as `https://app.example.com`, or `*` for all.
+    pub origins: Vec<String>,
+}
+
+impl Cors {
+    /// What `access-control-allow-origin` says to a page of `origin`; nothing if it may not call.
+    #[must_use]
+    pub fn allow<'a>(&self, origin: &'a str) -> Option<&'a str> {
+        if self.origins.iter().any(|allowed| allowed == "*") {
+            Some("*")
+        } else {
+            self.origins.iter().any(|allowed| allowed == origin).then_some(origin)
+        }
+    }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn default_headers_timeout_ms() -> u32 {
+    60_000
+}
+
+const fn default_max_tokens() -> u32 {
+    16
+}
+
+fn default_owner() -> String {
+    "completions-edge".to_owned()
+}
+
+impl GatewayConfig {
+    /// Reads and checks a document. The error says what is wrong, and where.
+    pub fn parse(document: &[u8]) -> Result<Self, String> {
+        let config: Self = serde_json::from_slice(document).map_err(|error| error.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.version != 1 {
+            return Err(format!("version: expected 1, but got {}", self.version));
+        }
+        for (name, upstream) in &self.upstreams {
+            check_base_url(&upstream.base_url).map_err(|why| format!("upstreams.{name}.base_url: {why}"))?;
+            if upstream.key.as_deref() == Some("") {
+                return Err(format!("upstreams.{name}.key: expected the name of a secret, but it is empty"));
+            }
+            if upstream.headers_timeout_ms == 0 {
+                return Err(format!("upstreams.{name}.headers_timeout_ms: expected at least 1"));
+            }
+        }
+        for (name, model) in &self.models {
+            if name.is_empty() || name.chars().count() > 256 {
+                return Err(format!("models.{name}: a model's name has 1 to 256 characters"));
+            }
+            if model.targets.is_empty() {
+                return Err(format!("models.{name}.targets: expected at least one target"));
+            }
+            if model.default_max_tokens == 0 {
+                return Err(format!("models.{name}.default_max_tokens: expected at least 1"));
+            }
+            for (i, target) in model.targets.iter().enumerate() {
+                if !self.upstreams.contains_key(&target.upstream) {
+                    let upstream = &target.upstream;
+                    return Err(format!("models.{name}.targets[{i}].upstream: there is no upstream `{upstream}`"));
+                }
+                if target.model.is_empty() {
+                    return Err(format!("models.{name}.targets[{i}].model: expected a name, but it is empty"));
+                }
+            }
+        }
+        let Limits { max_body_bytes, max_answer_bytes, max_event_bytes } = self.limits;
+        for (name, value) in [
+            ("max_body_bytes", max_body_bytes),
+            ("max_answer_bytes", max_answer_bytes),
+            ("max_event_bytes", max_event_bytes),
+        ] {
+            // An isolate has 128 MB for all its requests together.
+            if !(1024..=64 << 20).contains(&value) {
+                return Err(format!("limits.{name}: expected 1024 to {}, but got {value}", 64 << 20));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What goes before a route: `http` or `https`, a host, perhaps a path; nothing that would swallow the route.
+fn check_base_url(url: &str) -> Result<(), &'static str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let rest = rest.ok_or("expected http:// or https://")?;
+    if rest.is_empty() || rest.starts_with(['/', ':']) {
+        Err("expected a host")
+    } else if rest.ends_with('/') {
+        Err("expected no slash at the end")
+    } else if rest.contains(['?', '#', '@', '\\']) || rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        Err("expected no query, fragment, user or white space")
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{
+        "version": 1,
+        "upstreams": {"u": {"dialect": "openai-chat", "base_url": "https://models.example.net/v1", "key": "U_KEY"}},
+        "models": {"m": {"targets": [{"upstream": "u", "model": "llama"}]}}
+    }"#;
+
+    fn check_refused(from: &str, to: &str, reason: &str) {
+        assert!(GOOD.contains(from), "{from}");
+        let error = GatewayConfig::parse(GOOD.replace(from, to).as_bytes()).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+
+    #[test]
+    fn defaults_fill_what_a_document_leaves_out() {
+        let config = GatewayConfig::parse(GOOD.as_bytes()).unwrap();
+        let (upstream, model) = (&config.upstreams["u"], &config.models["m"]);
+        assert!(upstream.stream_usage);
+        assert_eq!(upstream.headers_timeout_ms, 60_000);
+        assert_eq!(upstream.max_tokens_field, MaxTokensField::MaxTokens);
+        assert_eq!((model.default_max_tokens, model.owned_by.as_str()), (16, "completions-edge"));
+        assert_eq!(config.limits.max_body_bytes, 8_388_608);
+        assert!(config.cors.is_none());
+    }
+
+    #[test]
+    fn the_checked_in_default_is_good() {
+        GatewayConfig::parse(include_bytes!("../config/dev.json")).unwrap();
+    }
+
+    #[test]
+    fn a_broken_document_is_refused_with_the_reason() {
+        check_refused("\"version\": 1", "\"version\": 2", "version: expected 1");
+        check_refused("openai-chat", "telepathy", "telepathy");
+        check_refused("https://models", "ftp://models", "upstreams.u.base_url: expected http:// or https://");
+        check_refused("/v1\"", "/v1/\"", "no slash at the end");
+        check_refused("/v1\"", "/v1?x=\"", "no query");
+        check_refused("https://models", "https://me:pw@models", "no query, fragment, user");
+        check_refused("\"U_KEY\"", "\"\"", "upstreams.u.key");
+        check_refused("\"U_KEY\"", "\"U_KEY\", \"headers_timeout_ms\": 0", "headers_timeout_ms");
+        check_refused("\"U_KEY\"", "\"U_KEY\", \"colour\": 1", "colour");
+        check_refused(
+            "\"upstream\": \"u\"",
+            "\"upstream\": \"v\"",
+            "models.m.targets[0].upstream: there is no upstream `v`",
+        );
+        check_refused("\"llama\"", "\"\"", "models.m.targets[0].model");
+        check_refused("[{\"upstream\": \"u\", \"model\": \"llama\"}]", "[]", "models.m.targets: expected at least one");
+        check_refused(
+            "\"version\": 1,",
+            "\"version\": 1, \"limits\": {\"max_body_bytes\": 3},",
+            "limits.max_body_bytes",
+        );
+        check_refused("{", "", "expected");
+    }
+
+    #[test]
+    fn cors_allows_whom_it_names() {
+        let some = Cors { origins: vec!["https://a.example".to_owned()] };
+        assert_eq!(some.allow("https://a.example"), Some("https://a.example"));
+        assert_eq!(some.allow("https://b.example"), None);
+        assert_eq!(Cors { origins: vec!["*".to_owned()] }.allow("https://b.example"), Some("*"));
+    }
+}

@@ -1,0 +1,140 @@
+//! What each dialect can carry: one table a dialect, by parameter.
+
+use std::collections::BTreeMap;
+
+use crate::api::{ApiError, Case, CompletionRequest, Prompt, unrecognized};
+
+/// Whether a dialect can do what a parameter asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// The upstream does it.
+    Native,
+    /// The gateway does it itself.
+    Emulated,
+    /// Nobody does it: a request that asks for it is refused.
+    Unsupported,
+}
+
+impl Support {
+    /// The word in `/v1/models`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Emulated => "emulated",
+            Self::Unsupported => "unsupported",
+        }
+    }
+}
+
+macro_rules! parameters {
+    ($($variant:ident => $name:literal, $doc:literal;)*) => {
+        /// The API's parameters, as capabilities tell them apart.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Parameter { $(#[doc = $doc] $variant,)* }
+
+        impl Parameter {
+            /// Every parameter, in the order of the API's documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Its name in `/v1/models`' `capabilities`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+parameters! {
+    Model => "model", "The model's name.";
+    Prompt => "prompt", "A prompt of one text.";
+    PromptArray => "prompt_array", "Several prompts in one request.";
+    PromptTokens => "prompt_tokens", "Prompts as token numbers.";
+    BestOf => "best_of", "More candidates than choices.";
+    Echo => "echo", "The prompt before the completion.";
+    FrequencyPenalty => "frequency_penalty", "A penalty by count.";
+    PresencePenalty => "presence_penalty", "A penalty by presence.";
+    LogitBias => "logit_bias", "Biases by token number.";
+    Logprobs => "logprobs", "Log probabilities.";
+    MaxTokens => "max_tokens", "A bound on tokens.";
+    MaxTokensZero => "max_tokens_zero", "A bound of no token at all, for the prompt's log probabilities.";
+    N => "n", "Several choices.";
+    Seed => "seed", "Repeatable sampling.";
+    Stop => "stop", "Stop sequences.";
+    Stream => "stream", "Streaming.";
+    StreamOptions => "stream_options", "Usage and padding in streams.";
+    Suffix => "suffix", "The text after the completion.";
+    Temperature => "temperature", "Sampling temperature.";
+    TopP => "top_p", "Nucleus sampling.";
+    User => "user", "The customer's user.";
+}
+
+/// A dialect's table.
+#[derive(Debug)]
+pub struct Capabilities {
+    /// What is not native; everything else is.
+    pub exceptions: &'static [(Parameter, Support)],
+    /// Whether parameters that the API does not know are handed on, to an upstream that speaks the same API.
+    pub unknown_parameters: bool,
+}
+
+impl Capabilities {
+    /// What the dialect makes of `parameter`.
+    #[must_use]
+    pub fn support(&self, parameter: Parameter) -> Support {
+        self.exceptions.iter().find(|(exception, _)| *exception == parameter).map_or(Support::Native, |row| row.1)
+    }
+
+    /// The table as `/v1/models` shows it.
+    #[must_use]
+    pub fn by_name(&self) -> BTreeMap<&'static str, &'static str> {
+        Parameter::ALL.iter().map(|&parameter| (parameter.name(), self.support(parameter).as_str())).collect()
+    }
+}
+
+/// What a request asks for beyond the defaults, with the public name of the parameter that asks.
+fn asked(request: &CompletionRequest<'_>) -> impl Iterator<Item = (Parameter, &'static str)> {
+    let tokens = matches!(request.prompt, Prompt::Tokens(_) | Prompt::TokenLists(_));
+    [
+        (request.prompt.count() > 1, Parameter::PromptArray, "prompt"),
+        (tokens, Parameter::PromptTokens, "prompt"),
+        // As many candidates as choices is what happens anyway.
+        (request.best_of.is_some_and(|best_of| best_of > request.n), Parameter::BestOf, "best_of"),
+        (request.echo, Parameter::Echo, "echo"),
+        (request.frequency_penalty.is_some_and(|p| p != 0.0), Parameter::FrequencyPenalty, "frequency_penalty"),
+        (request.presence_penalty.is_some_and(|p| p != 0.0), Parameter::PresencePenalty, "presence_penalty"),
+        (request.logit_bias.is_some_and(|bias| bias.get() != "{}"), Parameter::LogitBias, "logit_bias"),
+        (request.logprobs.is_some(), Parameter::Logprobs, "logprobs"),
+        (request.max_tokens == Some(0), Parameter::MaxTokensZero, "max_tokens"),
+        (request.n > 1, Parameter::N, "n"),
+        (request.seed.is_some(), Parameter::Seed, "seed"),
+        (!request.stop.is_empty(), Parameter::Stop, "stop"),
+        (request.suffix.as_deref().is_some_and(|suffix| !suffix.is_empty()), Parameter::Suffix, "suffix"),
+        (request.temperature.is_some_and(|t| (t - 1.0).abs() > 0.0), Parameter::Temperature, "temperature"),
+        (request.top_p.is_some_and(|p| (p - 1.0).abs() > 0.0), Parameter::TopP, "top_p"),
+        (request.user.is_some(), Parameter::User, "user"),
+    ]
+    .into_iter()
+    .filter_map(|(asks, parameter, name)| asks.then_some((parameter, name)))
+}
+
+/// Refuses what the dialect cannot carry; nothing is dropped silently.
+pub fn refuse_unsupported(request: &CompletionRequest<'_>, capabilities: &Capabilities) -> Result<(), ApiError> {
+    for (parameter, name) in asked(request) {
+        if capabilities.support(parameter) == Support::Unsupported {
+            let what = match parameter {
+                Parameter::PromptArray => "'prompt' with more than one prompt",
+                Parameter::PromptTokens => "'prompt' as token numbers",
+                Parameter::MaxTokensZero => "'max_tokens' of 0",
+                _ => &format!("'{name}'"),
+            };
+            let message = format!("Unsupported parameter: {what} is not supported with the model `{}`.", request.model);
+            return Err(ApiError::new(Case::UnsupportedParameter, message).about(name));
+        }
+    }
+    match request.extra.first() {
+        Some((name, _)) if !capabilities.unknown_parameters => Err(unrecognized(name)),
+        _ => Ok(()),
+    }
+}

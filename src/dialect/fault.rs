@@ -1,0 +1,247 @@
+//! What an upstream's refusal or failure means to the client.
+//!
+//! The upstream's own words reach the client only where the client's request is at fault; else the client is told
+//! whose fault it was, in ours.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::api::{ApiError, Case};
+
+use super::Redactor;
+use super::json::{Loose, repair};
+
+/// An upstream's error in neutral terms.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// The HTTP status, or the one that an error inside a 200 stands for.
+    pub status: u16,
+    /// The upstream's message; may be empty.
+    pub message: String,
+    /// The upstream's `param`.
+    pub param: Option<String>,
+    /// The upstream's `code`, where it is a word.
+    pub code: Option<String>,
+    /// When to try again, from the upstream's headers or its error.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Fault {
+    /// An answer that makes no sense, and how; for the log, since a client cannot help it.
+    #[must_use]
+    pub fn nonsense(what: &str) -> Self {
+        Self { status: 502, message: what.to_owned(), ..Self::default() }
+    }
+
+    /// Reads the error of an answer with this status: `{"error":{…}}`, `{"error":"…"}`, `{"message":…}`,
+    /// `{"detail":…}`, or no JSON at all.
+    #[must_use]
+    pub fn of_body(status: u16, body: &[u8]) -> Self {
+        let mut fault = Self { status, ..Self::default() };
+        if serde_json::from_slice::<Top<'_>>(body).map(|top| top.fill(&mut fault)).is_err() {
+            // A web server's page, or nothing: it has no message for anybody.
+            let _ = serde_json::from_slice::<Top<'_>>(&repair(body)).map(|top| top.fill(&mut fault));
+        }
+        fault
+    }
+
+    /// Reads an error that came where the status was 200 already. Its status is told by its code or its type.
+    #[must_use]
+    pub fn in_stream(data: &[u8]) -> Self {
+        let mut fault = Self::of_body(0, data);
+        let kind = serde_json::from_slice::<Top<'_>>(data).ok().and_then(|top| top.kind());
+        if fault.status == 0 {
+            fault.status = kind.as_deref().or(fault.code.as_deref()).map_or(502, status_of_word);
+        }
+        fault
+    }
+
+    /// Whether another target might do better.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self.status, 400 | 404 | 413 | 422)
+    }
+
+    /// What the client is told.
+    #[must_use]
+    pub fn into_api_error(self, redactor: &Redactor) -> ApiError {
+        let quota_of_the_account = self.code.as_deref() == Some("insufficient_quota");
+        match self.status {
+            400 | 404 | 413 | 422 => {
+                let message = if self.message.is_empty() {
+                    "The upstream refused the request without saying why.".to_owned()
+                } else {
+                    redactor.redact(&self.message)
+                };
+                let mut error = ApiError::new(Case::UpstreamRefused(self.status), message);
+                error.param = self.param.map(|param| redactor.redact(&param));
+                error.code = self.code.map(|code| redactor.redact(&code));
+                error
+            }
+            429 if !quota_of_the_account => {
+                let error = ApiError::new(
+                    Case::UpstreamLimited,
+                    "The upstream of this model is at its rate limit. Try again later.",
+                );
+                ApiError { retry_after_ms: self.retry_after_ms, ..error }
+            }
+            401..=403 | 429 => ApiError::new(
+                Case::UpstreamAuth,
+                "The upstream of this model refused the gateway's credentials. The operator has to mend this.",
+            ),
+            408 | 504 => ApiError::new(Case::UpstreamTimeout, "The upstream of this model took too long."),
+            _ => ApiError::upstream("The upstream of this model failed to answer."),
+        }
+    }
+}
+
+/// The status that an error's type or code stands for, as servers of this family name them.
+fn status_of_word(word: &str) -> u16 {
+    let word = word.to_ascii_lowercase();
+    let has = |part: &str| word.contains(part);
+    if has("rate_limit") || has("ratelimit") || has("insufficient_quota") {
+        429
+    } else if has("authentication") || has("invalid_api_key") {
+        401
+    } else if has("permission") {
+        403
+    } else if has("timeout") {
+        408
+    } else if has("not_found") || has("notfound") {
+        404
+    } else if has("invalid")
+        || has("badrequest")
+        || has("bad_request")
+        || has("context_length")
+        || has("content_filter")
+    {
+        400
+    } else {
+        502
+    }
+}
+
+/// An error object, or the top level of a body that is one or holds one.
+#[derive(Deserialize, Default)]
+struct Top<'a> {
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message: Loose<'a>,
+    #[serde(borrow, default)]
+    detail: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    r#type: Loose<'a>,
+    #[serde(borrow, default)]
+    param: Loose<'a>,
+    #[serde(borrow, default)]
+    code: Loose<'a>,
+}
+
+impl Top<'_> {
+    /// Copies what the error says into `fault`, whose status stays where it is set.
+    fn fill(&self, fault: &mut Fault) {
+        if let Some(error) = self.error {
+            match serde_json::from_str::<Top<'_>>(error.get()) {
+                Ok(inner) => inner.fill_own(fault),
+                // An error that is a bare string, or something odder.
+                Err(_) => fault.message = plain(error),
+            }
+        } else {
+            self.fill_own(fault);
+        }
+    }
+
+    fn fill_own(&self, fault: &mut Fault) {
+        fault.message = match (self.message.text(), self.detail) {
+            (Some(message), _) => message.to_owned(),
+            (None, Some(detail)) => plain(detail),
+            (None, None) => String::new(),
+        };
+        fault.param = self.param.text().map(str::to_owned);
+        fault.code = self.code.text().map(str::to_owned);
+        if fault.status == 0 {
+            // vLLM and llama.cpp put the status there.
+            let code = self.code.count().and_then(|code| u16::try_from(code).ok());
+            fault.status = code.filter(|code| (400..600).contains(code)).unwrap_or_default();
+        }
+    }
+
+    fn kind(&self) -> Option<String> {
+        match self.error {
+            Some(error) => serde_json::from_str::<Top<'_>>(error.get()).ok()?.r#type.text().map(str::to_owned),
+            None => self.r#type.text().map(str::to_owned),
+        }
+    }
+}
+
+/// A JSON string's text, or the JSON itself.
+fn plain(raw: &RawValue) -> String {
+    serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_in_stream(data: &str, status: u16, message: &str) {
+        let fault = Fault::in_stream(data.as_bytes());
+        assert_eq!((fault.status, fault.message.as_str()), (status, message), "{data}");
+    }
+
+    #[test]
+    fn errors_inside_a_200_have_a_status_of_their_own() {
+        check_in_stream(r#"{"error":{"message":"m","type":"BadRequestError","param":null,"code":400}}"#, 400, "m");
+        check_in_stream(r#"{"object":"error","message":"m","type":"invalid_request_error","code":400}"#, 400, "m");
+        check_in_stream(r#"{"error":{"message":"m","type":"invalid_request_error","code":"x"}}"#, 400, "m");
+        check_in_stream(r#"{"error":{"message":"m","type":"rate_limit_error"}}"#, 429, "m");
+        check_in_stream(r#"{"error":{"message":"m","type":"overloaded_error"}}"#, 502, "m");
+        check_in_stream(r#"{"error":{"message":"m","code":503}}"#, 503, "m");
+        check_in_stream(r#"{"error":"m"}"#, 502, "m");
+        check_in_stream(r#"{"detail":[{"msg":"m"}]}"#, 502, r#"[{"msg":"m"}]"#);
+        check_in_stream("not json", 502, "");
+    }
+
+    fn check_client(status: u16, body: &str, expected: (u16, &str, Option<&str>)) {
+        let redactor = Redactor::default();
+        let error = Fault::of_body(status, body.as_bytes()).into_api_error(&redactor);
+        assert_eq!((error.status(), error.case.row().1, error.code()), expected, "{status} {body}");
+    }
+
+    #[test]
+    fn what_an_upstreams_status_means_to_the_client() {
+        let refused = r#"{"error":{"message":"m","type":"t","param":"p","code":"c"}}"#;
+        for status in [400, 404, 413, 422] {
+            check_client(status, refused, (status, "invalid_request_error", Some("c")));
+        }
+        check_client(400, "<html>", (400, "invalid_request_error", None));
+        for status in [401, 402, 403] {
+            check_client(status, refused, (502, "api_error", Some("upstream_auth_error")));
+        }
+        check_client(429, refused, (429, "requests", Some("upstream_rate_limited")));
+        check_client(
+            429,
+            r#"{"error":{"message":"m","code":"insufficient_quota"}}"#,
+            (502, "api_error", Some("upstream_auth_error")),
+        );
+        for status in [302, 405, 409, 418, 500, 502, 503, 529] {
+            check_client(status, refused, (502, "api_error", Some("upstream_error")));
+        }
+        for status in [408, 504] {
+            check_client(status, refused, (504, "api_error", Some("upstream_timeout")));
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_keeps_the_upstreams_words() {
+        let say = |status| {
+            Fault::of_body(status, br#"{"error":{"message":"secret words"}}"#)
+                .into_api_error(&Redactor::default())
+                .message
+        };
+        assert_eq!(say(400), "secret words");
+        for status in [401, 429, 500] {
+            assert!(!say(status).contains("secret words"));
+        }
+    }
+}

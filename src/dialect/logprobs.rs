@@ -1,0 +1,126 @@
+//! Log probabilities of upstreams: in the completions form (four arrays) or in chat's (`content` with one object a
+//! token). llama.cpp's server answers `/v1/completions` in chat's form, so both are read everywhere.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+use crate::api::{Logprobs, TopLogprobs};
+
+#[derive(Deserialize)]
+struct WireLogprobs {
+    #[serde(default)]
+    tokens: Option<Vec<String>>,
+    #[serde(default)]
+    token_logprobs: Option<Vec<Option<f64>>>,
+    #[serde(default)]
+    top_logprobs: Option<Vec<Option<TopObject>>>,
+    #[serde(default)]
+    text_offset: Option<Vec<u64>>,
+    #[serde(default)]
+    content: Option<Vec<ChatToken>>,
+}
+
+#[derive(Deserialize)]
+struct ChatToken {
+    token: String,
+    #[serde(default)]
+    logprob: Option<f64>,
+    #[serde(default)]
+    top_logprobs: Option<Vec<ChatTop>>,
+}
+
+#[derive(Deserialize)]
+struct ChatTop {
+    token: String,
+    logprob: f64,
+}
+
+/// An object from token to log probability, in its order.
+struct TopObject(Vec<(String, f64)>);
+
+impl<'de> Deserialize<'de> for TopObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TopVisitor;
+        impl<'de> Visitor<'de> for TopVisitor {
+            type Value = TopObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object from token to log probability")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TopObject, A::Error> {
+                let mut top = Vec::new();
+                while let Some((token, logprob)) = map.next_entry::<String, Option<f64>>()? {
+                    top.extend(logprob.map(|logprob| (token, logprob)));
+                }
+                Ok(TopObject(top))
+            }
+        }
+        deserializer.deserialize_map(TopVisitor)
+    }
+}
+
+/// Reads `logprobs` of a choice; `None` where there is nothing of the kind. All arrays of the result have one length,
+/// but for `text_offset`, which stays empty where the upstream has none that fits: only the transcoder knows where the
+/// text stands.
+pub(super) fn read(raw: &str) -> Option<Logprobs> {
+    let wire: WireLogprobs = serde_json::from_str(raw).ok()?;
+    if let Some(content) = wire.content {
+        let mut logprobs = Logprobs::default();
+        for token in content {
+            logprobs.tokens.push(token.token);
+            logprobs.token_logprobs.push(token.logprob);
+            let top = token.top_logprobs.into_iter().flatten().map(|top| (top.token, top.logprob)).collect();
+            logprobs.top_logprobs.push(TopLogprobs(top));
+        }
+        return Some(logprobs);
+    }
+    let tokens = wire.tokens?;
+    let count = tokens.len();
+    let mut token_logprobs = wire.token_logprobs.unwrap_or_default();
+    token_logprobs.resize(count, None);
+    let mut top_logprobs: Vec<TopLogprobs> = wire
+        .top_logprobs
+        .into_iter()
+        .flatten()
+        .map(|top| TopLogprobs(top.map(|top| top.0).unwrap_or_default()))
+        .collect();
+    top_logprobs.resize_with(count, TopLogprobs::default);
+    let text_offset = wire.text_offset.filter(|offsets| offsets.len() == count).unwrap_or_default();
+    Some(Logprobs { tokens, token_logprobs, top_logprobs, text_offset })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(raw: &str, expected: &str) {
+        assert_eq!(read(raw).map(|logprobs| serde_json::to_string(&logprobs).unwrap()).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn the_completions_form_stays_as_it_is() {
+        let raw = r#"{"tokens":["a","b"],"token_logprobs":[null,-0.5],"top_logprobs":[{"z":-1.5,"a":-2.0},{}],"text_offset":[7,8]}"#;
+        check(raw, raw);
+    }
+
+    #[test]
+    fn chats_form_becomes_ours() {
+        check(
+            r#"{"content":[{"token":"a","logprob":-0.5,"bytes":[97],"top_logprobs":[{"token":"a","logprob":-0.5}]}],"refusal":null}"#,
+            r#"{"tokens":["a"],"token_logprobs":[-0.5],"top_logprobs":[{"a":-0.5}],"text_offset":[]}"#,
+        );
+    }
+
+    #[test]
+    fn missing_arrays_are_filled_up() {
+        check(
+            r#"{"tokens":["a","b"],"top_logprobs":null,"text_offset":[1]}"#,
+            r#"{"tokens":["a","b"],"token_logprobs":[null,null],"top_logprobs":[{},{}],"text_offset":[]}"#,
+        );
+        assert_eq!(read("null"), None);
+        assert_eq!(read(r#"{"tokens":7}"#), None);
+    }
+}

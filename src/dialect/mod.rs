@@ -1,0 +1,143 @@
+//! How each family of upstreams speaks: our request into theirs, their answers into neutral events.
+//!
+//! A dialect is one file: a URL, an auth header, a request body, a framing, and three decoders. What it can carry
+//! stands in its [`Capabilities`], which drives what requests are refused and what `/v1/models` says.
+
+mod capability;
+mod fault;
+mod json;
+mod logprobs;
+mod openai_chat;
+mod openai_completions;
+mod openai_wire;
+mod redact;
+
+use std::fmt::Debug;
+
+use serde::Deserialize;
+
+use crate::api::{Answer, ApiError, CompletionRequest, FinishReason, Logprobs};
+use crate::config::{Target, Upstream};
+use crate::framing::{Frame, Framing};
+
+pub use capability::{Capabilities, Parameter, Support, refuse_unsupported};
+pub use fault::Fault;
+pub use redact::Redactor;
+
+/// The dialects by name, as the configuration writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DialectName {
+    /// Upstreams that serve `/v1/completions` themselves.
+    OpenaiCompletions,
+    /// Upstreams that serve `/v1/chat/completions` only.
+    OpenaiChat,
+}
+
+impl DialectName {
+    /// The dialect of that name: the table that a new provider adds a row to.
+    #[must_use]
+    pub fn dialect(self) -> &'static dyn Dialect {
+        match self {
+            Self::OpenaiCompletions => &openai_completions::OpenAiCompletions,
+            Self::OpenaiChat => &openai_chat::OpenAiChat,
+        }
+    }
+}
+
+/// All that a dialect may need to write one upstream call.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The checked request; what the dialect cannot carry has been refused before.
+    pub request: &'a CompletionRequest<'a>,
+    /// Where it goes.
+    pub upstream: &'a Upstream,
+    /// The upstream's name for the model.
+    pub target: &'a Target,
+    /// What the model's configuration says besides.
+    pub model: &'a crate::config::Model,
+    /// The upstream's key, if it wants one.
+    pub secret: Option<&'a str>,
+    /// Milliseconds since 1970, for signatures.
+    pub now_ms: u64,
+}
+
+impl Call<'_> {
+    /// The tokens that a choice may have: as asked for, else as the model's configuration has it, else the API's 16.
+    /// It is always sent on, since upstreams have defaults of their own, and some have none.
+    #[must_use]
+    pub fn max_tokens(&self) -> u32 {
+        self.request.max_tokens.unwrap_or(self.model.default_max_tokens)
+    }
+}
+
+/// One upstream call, ready to be sent: always a POST.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamRequest {
+    /// Absolute; its host and path come from the configuration alone.
+    pub url: String,
+    /// All headers that go out, names in lower case.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What an upstream's frame says, in neutral terms.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A part of one choice.
+    Delta {
+        /// The choice, as the upstream numbers it.
+        index: u32,
+        /// What it adds; may be empty.
+        text: &'a str,
+        /// Of the tokens in `text`; without `text_offset` where the upstream has none.
+        logprobs: Option<Logprobs>,
+        /// If the choice ends here.
+        finish_reason: Option<FinishReason>,
+    },
+    /// A count of tokens. Later ones replace earlier ones, field by field: reports are cumulative.
+    Usage(UsageReport),
+    /// The upstream says that it failed.
+    Failed(Fault),
+    /// The frame is not in this dialect at all.
+    Malformed,
+    /// The dialect's own end of the stream: what was to be said has been said.
+    End,
+}
+
+/// Tokens as an upstream reports them; a field that it leaves out is not a zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageReport {
+    /// Of the prompts.
+    pub prompt_tokens: Option<u64>,
+    /// Of the choices.
+    pub completion_tokens: Option<u64>,
+}
+
+/// A family of upstreams.
+pub trait Dialect: Sync + Debug {
+    /// What the dialect can carry.
+    fn capabilities(&self) -> &'static Capabilities;
+
+    /// How its streams are framed.
+    fn framing(&self) -> Framing;
+
+    /// Writes the upstream call. An error is the client's: what it asked for cannot be said in this dialect.
+    fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError>;
+
+    /// A decoder for one stream.
+    fn decoder(&self) -> Box<dyn StreamDecoder>;
+
+    /// Reads a whole answer that came with a status of 2xx.
+    fn decode_answer(&self, body: &[u8]) -> Result<(Answer, UsageReport), Fault>;
+
+    /// Reads an answer of any other status.
+    fn decode_fault(&self, status: u16, body: &[u8]) -> Fault;
+}
+
+/// Frames to events, for one stream.
+pub trait StreamDecoder: Debug {
+    /// Tells what the next frame says.
+    fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>));
+}

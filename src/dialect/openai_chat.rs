@@ -1,0 +1,93 @@
+//! Upstreams that serve `/v1/chat/completions` only: the prompt becomes one user message.
+
+use serde::Serialize;
+
+use crate::api::{Answer, ApiError, Prompt};
+use crate::framing::Framing;
+
+use super::json::Object;
+use super::openai_completions::{headers, put_stream};
+use super::openai_wire::{self, OpenAiDecoder};
+use super::{Call, Capabilities, Dialect, Fault, Parameter, StreamDecoder, Support, UpstreamRequest, UsageReport};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct OpenAiChat;
+
+static CAPABILITIES: Capabilities = Capabilities {
+    exceptions: &[
+        (Parameter::PromptArray, Support::Unsupported),
+        (Parameter::PromptTokens, Support::Unsupported),
+        (Parameter::BestOf, Support::Unsupported),
+        (Parameter::Echo, Support::Unsupported),
+        // Chat's route wants at least one token.
+        (Parameter::MaxTokensZero, Support::Unsupported),
+        (Parameter::Suffix, Support::Unsupported),
+    ],
+    unknown_parameters: false,
+};
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+/// The text of a prompt that is one text; the capabilities have refused every other.
+fn single_text<'a>(prompt: &'a Prompt<'_>) -> &'a str {
+    match prompt {
+        Prompt::Text(text) => text,
+        Prompt::Texts(texts) => texts.first().map(|text| &**text).unwrap_or_default(),
+        Prompt::Tokens(_) | Prompt::TokenLists(_) => "",
+    }
+}
+
+impl Dialect for OpenAiChat {
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::Sse
+    }
+
+    fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
+        let request = call.request;
+        let system = call.model.system.as_deref().map(|content| Message { role: "system", content });
+        let user = Message { role: "user", content: single_text(&request.prompt) };
+        let messages: Vec<Message<'_>> = system.into_iter().chain([user]).collect();
+        let mut body = Object::new();
+        body.put("model", &call.target.model)
+            .put("messages", &messages)
+            .put(call.upstream.max_tokens_field.as_str(), &call.max_tokens())
+            .put_some("temperature", request.temperature)
+            .put_some("top_p", request.top_p)
+            .put_if(request.n != 1, "n", request.n)
+            .put_if(request.logprobs.is_some(), "logprobs", true)
+            .put_some("top_logprobs", request.logprobs)
+            .put_if(!request.stop.is_empty(), "stop", &request.stop)
+            .put_some("seed", request.seed)
+            .put_some("frequency_penalty", request.frequency_penalty)
+            .put_some("presence_penalty", request.presence_penalty)
+            .put_some("logit_bias", request.logit_bias)
+            .put_some("user", request.user.as_ref());
+        put_stream(&mut body, call);
+        Ok(UpstreamRequest {
+            url: format!("{}/chat/completions", call.upstream.base_url),
+            headers: headers(call),
+            body: body.finish(),
+        })
+    }
+
+    fn decoder(&self) -> Box<dyn StreamDecoder> {
+        Box::new(OpenAiDecoder)
+    }
+
+    fn decode_answer(&self, body: &[u8]) -> Result<(Answer, UsageReport), Fault> {
+        openai_wire::decode_answer(body)
+    }
+
+    fn decode_fault(&self, status: u16, body: &[u8]) -> Fault {
+        Fault::of_body(status, body)
+    }
+}

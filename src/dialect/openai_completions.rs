@@ -1,0 +1,94 @@
+//! Upstreams that serve `/v1/completions` themselves: OpenAI, vLLM, `SGLang`, llama.cpp's `/v1`, and many providers.
+//!
+//! The request goes out as it came in, with the upstream's name for the model, an explicit `max_tokens`, and
+//! `stream_options` asking for usage unless the upstream is configured not to know them.
+
+use crate::api::{Answer, ApiError};
+use crate::framing::Framing;
+
+use super::json::Object;
+use super::openai_wire::{self, OpenAiDecoder};
+use super::{Call, Capabilities, Dialect, Fault, StreamDecoder, UpstreamRequest, UsageReport};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct OpenAiCompletions;
+
+static CAPABILITIES: Capabilities = Capabilities { exceptions: &[], unknown_parameters: true };
+
+/// The headers of every call to an OpenAI-compatible server.
+pub(super) fn headers(call: &Call<'_>) -> Vec<(&'static str, String)> {
+    let accept = if call.request.stream { "text/event-stream" } else { "application/json" };
+    let mut headers = vec![
+        ("content-type", "application/json".to_owned()),
+        ("accept", accept.to_owned()),
+        // A compressed stream arrives in blocks, and tokens late.
+        ("accept-encoding", "identity".to_owned()),
+    ];
+    headers.extend(call.secret.map(|secret| ("authorization", format!("Bearer {secret}"))));
+    headers
+}
+
+/// `stream_options` for an upstream that knows them.
+pub(super) fn put_stream(body: &mut Object, call: &Call<'_>) {
+    #[derive(serde::Serialize)]
+    struct StreamOptions {
+        include_usage: bool,
+    }
+    if call.request.stream {
+        body.put("stream", &true);
+        body.put_if(call.upstream.stream_usage, "stream_options", StreamOptions { include_usage: true });
+    }
+}
+
+impl Dialect for OpenAiCompletions {
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::Sse
+    }
+
+    fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
+        let request = call.request;
+        let mut body = Object::new();
+        body.put("model", &call.target.model)
+            .put("prompt", &request.prompt)
+            .put("max_tokens", &call.max_tokens())
+            .put_some("temperature", request.temperature)
+            .put_some("top_p", request.top_p)
+            .put_if(request.n != 1, "n", request.n)
+            .put_some("best_of", request.best_of)
+            .put_if(request.echo, "echo", true)
+            .put_some("logprobs", request.logprobs)
+            .put_if(!request.stop.is_empty(), "stop", &request.stop)
+            .put_some("suffix", request.suffix.as_ref())
+            .put_some("seed", request.seed)
+            .put_some("frequency_penalty", request.frequency_penalty)
+            .put_some("presence_penalty", request.presence_penalty)
+            .put_some("logit_bias", request.logit_bias)
+            .put_some("user", request.user.as_ref());
+        put_stream(&mut body, call);
+        for (name, value) in &request.extra {
+            body.put(name, value);
+        }
+        Ok(UpstreamRequest {
+            url: format!("{}/completions", call.upstream.base_url),
+            headers: headers(call),
+            body: body.finish(),
+        })
+    }
+
+    fn decoder(&self) -> Box<dyn StreamDecoder> {
+        Box::new(OpenAiDecoder)
+    }
+
+    fn decode_answer(&self, body: &[u8]) -> Result<(Answer, UsageReport), Fault> {
+        openai_wire::decode_answer(body)
+    }
+
+    fn decode_fault(&self, status: u16, body: &[u8]) -> Fault {
+        Fault::of_body(status, body)
+    }
+}

@@ -1,0 +1,175 @@
+//! What `/v1/completions` and `/v1/chat/completions` servers answer, streaming and not.
+//!
+//! The two differ in where the text stands, and real servers mix the two up, so one reader takes all places: `text`,
+//! `delta.text`, `delta.content`, `message.content`. Everything else in a delta (roles, reasoning, tool calls) is not
+//! text. Nothing here depends on a field being there, or being of the type that the documentation gives it.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::api::{Answer, Choice, FinishReason};
+use crate::framing::Frame;
+
+use super::json::{Loose, repair};
+use super::{Event, Fault, StreamDecoder, UsageReport, logprobs};
+
+/// A chunk of a stream, or a whole answer.
+#[derive(Deserialize)]
+struct Wire<'a> {
+    #[serde(borrow, default)]
+    choices: Option<Vec<WireChoice<'a>>>,
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    /// "error" in the answers of servers that put the error at the top level.
+    #[serde(borrow, default)]
+    object: Loose<'a>,
+    /// Where web frameworks put the error.
+    #[serde(borrow, default)]
+    detail: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireChoice<'a> {
+    #[serde(borrow, default)]
+    index: Loose<'a>,
+    #[serde(borrow, default)]
+    text: Loose<'a>,
+    #[serde(borrow, default)]
+    delta: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    logprobs: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    finish_reason: Loose<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct Delta<'a> {
+    #[serde(borrow, default)]
+    text: Loose<'a>,
+    #[serde(borrow, default)]
+    content: Loose<'a>,
+}
+
+#[derive(Deserialize)]
+struct WireUsage<'a> {
+    #[serde(borrow, default)]
+    prompt_tokens: Loose<'a>,
+    #[serde(borrow, default)]
+    completion_tokens: Loose<'a>,
+}
+
+impl Wire<'_> {
+    fn usage(&self) -> Option<UsageReport> {
+        let usage: WireUsage<'_> = serde_json::from_str(self.usage?.get()).ok()?;
+        let report = UsageReport {
+            prompt_tokens: usage.prompt_tokens.count(),
+            completion_tokens: usage.completion_tokens.count(),
+        };
+        (report != UsageReport::default()).then_some(report)
+    }
+
+    /// Whether this is an error, in any of the shapes that servers give it.
+    fn is_error(&self) -> bool {
+        self.error.is_some()
+            || self.object.text() == Some("error")
+            || (self.detail.is_some() && self.choices.is_none() && self.usage.is_none())
+    }
+}
+
+impl WireChoice<'_> {
+    fn index(&self) -> u32 {
+        self.index.count().and_then(|index| u32::try_from(index).ok()).unwrap_or_default()
+    }
+
+    /// Hands on the choice's text, wherever it stands.
+    fn with_text<R>(&self, read: impl FnOnce(&str) -> R) -> R {
+        if let Some(text) = self.text.text() {
+            return read(text);
+        }
+        let inner = self.delta.or(self.message);
+        let delta: Delta<'_> = inner.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        read(delta.text.text().or(delta.content.text()).unwrap_or_default())
+    }
+
+    /// `tool_calls`, `function_call` and whatever else servers say mean that the model was done.
+    fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish_reason.text().map(|reason| match reason {
+            "length" | "max_tokens" | "model_length" => FinishReason::Length,
+            "content_filter" => FinishReason::ContentFilter,
+            _ => FinishReason::Stop,
+        })
+    }
+}
+
+/// Reads a wire value and hands it on; `None` if the data is nothing of the kind.
+fn read<R>(data: &[u8], f: impl FnOnce(&Wire<'_>) -> R) -> Option<R> {
+    match serde_json::from_slice::<Wire<'_>>(data) {
+        Ok(wire) => Some(f(&wire)),
+        Err(_) => serde_json::from_slice::<Wire<'_>>(&repair(data)).ok().map(|wire| f(&wire)),
+    }
+}
+
+/// The stream decoder of both dialects. It keeps nothing between frames.
+#[derive(Debug)]
+pub(super) struct OpenAiDecoder;
+
+impl StreamDecoder for OpenAiDecoder {
+    fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
+        let data = frame.data.trim_ascii();
+        if data == b"[DONE]" {
+            return events(Event::End);
+        }
+        // A keepalive that somebody wrapped as data, or an event that is only a name.
+        if data.is_empty() {
+            return;
+        }
+        let read = read(data, |wire| {
+            if frame.event == b"error" || wire.is_error() {
+                return events(Event::Failed(Fault::in_stream(data)));
+            }
+            if let Some(usage) = wire.usage() {
+                events(Event::Usage(usage));
+            }
+            for choice in wire.choices.iter().flatten() {
+                choice.with_text(|text| {
+                    events(Event::Delta {
+                        index: choice.index(),
+                        text,
+                        logprobs: choice.logprobs.and_then(|raw| logprobs::read(raw.get())),
+                        finish_reason: choice.finish_reason(),
+                    });
+                });
+            }
+        });
+        if read.is_none() {
+            events(if frame.event == b"error" { Event::Failed(Fault::in_stream(data)) } else { Event::Malformed });
+        }
+    }
+}
+
+/// Reads a whole answer of either route.
+pub(super) fn decode_answer(body: &[u8]) -> Result<(Answer, UsageReport), Fault> {
+    let answer = read(body, |wire| {
+        if wire.is_error() {
+            return Err(Fault::in_stream(body));
+        }
+        let choices = wire.choices.as_ref().ok_or_else(|| Fault::nonsense("the answer has no choices"))?;
+        let mut choices: Vec<Choice> = choices
+            .iter()
+            .map(|choice| Choice {
+                index: choice.index(),
+                text: choice.with_text(str::to_owned),
+                logprobs: choice.logprobs.and_then(|raw| logprobs::read(raw.get())),
+                // A whole answer is complete by itself: its transport has said where it ends.
+                finish_reason: choice.finish_reason().unwrap_or(FinishReason::Stop),
+            })
+            .collect();
+        choices.sort_by_key(|choice| choice.index);
+        Ok((Answer { choices, usage: None }, wire.usage().unwrap_or_default()))
+    });
+    answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
+}

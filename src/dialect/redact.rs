@@ -1,0 +1,152 @@
+//! Keeps the operator's secrets out of what an upstream says to a client: keys, addresses, accounts, and the names
+//! that models have behind the gateway.
+
+/// Cleans messages of one upstream.
+#[derive(Clone, Debug, Default)]
+pub struct Redactor {
+    /// In lower case: the upstream's key and host, also percent-encoded.
+    secrets: Vec<String>,
+    /// The upstream's name for the model, and ours.
+    model: Option<(String, String)>,
+}
+
+const REDACTED: &str = "[redacted]";
+/// Longer messages are cut: nobody reads them, and a header-sized answer suffices.
+const MAX_CHARS: usize = 2000;
+
+impl Redactor {
+    /// A redactor that knows what must never be seen: the upstream's key, if it has one, and its base URL; and that
+    /// calls the model by the name that the client used.
+    #[must_use]
+    pub fn new(secret: Option<&str>, base_url: &str, upstream_model: &str, public_model: &str) -> Self {
+        let host = base_url.split_once("://").map_or(base_url, |(_, rest)| rest);
+        let host = host.split(['/', '?']).next().unwrap_or_default();
+        let mut secrets = Vec::new();
+        for plain in secret.into_iter().chain([base_url, host]).filter(|secret| secret.len() > 2) {
+            secrets.push(plain.to_ascii_lowercase());
+            secrets.push(percent_encoded(plain).to_ascii_lowercase());
+        }
+        let model = (upstream_model != public_model && upstream_model.len() > 2)
+            .then(|| (upstream_model.to_owned(), public_model.to_owned()));
+        Self { secrets, model }
+    }
+
+    /// The message without what the client must not see.
+    #[must_use]
+    pub fn redact(&self, message: &str) -> String {
+        let mut text: String = message.chars().take(MAX_CHARS).collect();
+        for secret in &self.secrets {
+            text = replace_ignoring_case(&text, secret);
+        }
+        let mut clean = String::with_capacity(text.len());
+        for piece in text.split_inclusive(is_boundary) {
+            let word = piece.trim_end_matches(is_boundary);
+            if looks_private(word.trim_end_matches(['.', ',', ':', ';', '!', '?'])) {
+                clean.push_str(REDACTED);
+                clean.extend(piece.chars().skip(word.chars().count()));
+            } else {
+                clean.push_str(piece);
+            }
+        }
+        match &self.model {
+            Some((theirs, ours)) => clean.replace(theirs, ours),
+            None => clean,
+        }
+    }
+}
+
+fn is_boundary(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '(' | ')' | '<' | '>' | '{' | '}' | ',' | ';' | '=')
+}
+
+/// Whether a word is a key, an account, or an address, by its form alone.
+fn looks_private(word: &str) -> bool {
+    let lower = word.to_ascii_lowercase();
+    let is_url = lower.contains("://") || lower.contains("%3a%2f%2f");
+    let is_account = ["sk-", "sk_", "org-", "proj_", "acct_", "key-", "gsk_", "hf_", "arn:"]
+        .iter()
+        .any(|prefix| lower.starts_with(prefix) && lower.len() > prefix.len());
+    let host = lower.split(['/', ':']).next().unwrap_or_default();
+    let is_private_host = host == "localhost"
+        || [".internal", ".local", ".localdomain", ".lan", ".svc", ".cluster"].iter().any(|end| host.ends_with(end))
+        || host.parse::<std::net::Ipv4Addr>().is_ok()
+        || lower
+            .trim_matches(['[', ']'])
+            .parse::<std::net::Ipv6Addr>()
+            .is_ok_and(|_| lower.contains("::") || lower.len() > 8);
+    let has = |test: fn(&char) -> bool| word.chars().any(|c| test(&c));
+    let is_token = word.len() >= 32
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && has(char::is_ascii_digit)
+        && has(char::is_ascii_alphabetic);
+    is_url || is_account || is_private_host || is_token
+}
+
+/// Percent-encoding as `encodeURIComponent` does it.
+fn percent_encoded(text: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let hex = |nibble: u8| char::from(HEX.get(usize::from(nibble)).copied().unwrap_or_default());
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.!~*'()".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.extend(['%', hex(byte >> 4), hex(byte & 15)]);
+        }
+    }
+    out
+}
+
+/// Replaces every place where `secret` (in lower case) stands in whatever case.
+fn replace_ignoring_case(text: &str, secret: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    // ASCII lower case keeps every byte's place, so that what is found there is at the same place here.
+    while let Some((before, after)) = rest.to_ascii_lowercase().find(secret).and_then(|at| {
+        let (before, found) = rest.split_at_checked(at)?;
+        Some((before, found.get(secret.len()..)?))
+    }) {
+        out.push_str(before);
+        out.push_str(REDACTED);
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(message: &str, expected: &str) {
+        let redactor =
+            Redactor::new(Some("Secret/Key 1"), "https://models.example.net:8443/v1", "acme/llama-3-8b", "llama");
+        assert_eq!(redactor.redact(message), expected);
+    }
+
+    #[test]
+    fn pitfall_35_keys_and_addresses_also_percent_encoded() {
+        check("bad key secret/key 1 used", "bad key [redacted] used");
+        check("bad key Secret%2FKey%201.", "bad key [redacted].");
+        check("GET https://models.example.net:8443/v1/completions failed", "GET [redacted]/completions failed");
+        check("host MODELS.example.net:8443 is down", "host [redacted] is down");
+        check("see http%3A%2F%2F10.0.0.7%2Fx", "see [redacted]");
+        check("connect 10.0.0.7:8000, then localhost:9", "connect [redacted], then [redacted]");
+        check("organization org-AbC123 on vllm.prod.svc:80", "organization [redacted] on [redacted]");
+        check("key 'sk-proj-1234' (see docs)", "key '[redacted]' (see docs)");
+        check("id 0123456789abcdef0123456789abcdef!", "id [redacted]");
+    }
+
+    #[test]
+    fn what_helps_the_client_stays() {
+        let useful = "This model's maximum context length is 4097 tokens, however you requested 4201 tokens (3945 in \
+                      your prompt; 256 for the completion). Please reduce your prompt; or completion length.";
+        check(useful, useful);
+        check("temperature: 3.5 is above 2.0", "temperature: 3.5 is above 2.0");
+    }
+
+    #[test]
+    fn models_are_called_by_their_public_names() {
+        check("The model `acme/llama-3-8b` is loading", "The model `llama` is loading");
+    }
+}

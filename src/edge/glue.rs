@@ -1,0 +1,60 @@
+//! The imports from `glue.js`.
+
+use wasm_bindgen::prelude::*;
+use worker::web_sys;
+
+use super::pump::Pump;
+
+#[wasm_bindgen(module = "/src/edge/glue.js", wasm_bindgen_futures = worker::wasm_bindgen_futures)]
+extern "C" {
+    /// Fills the buffer with randomness.
+    #[wasm_bindgen(js_name = randomBytes)]
+    pub(super) fn random_bytes(buffer: &mut [u8]);
+
+    /// The fields of the gateway's `Head`, in its order; null where the request has none.
+    #[wasm_bindgen(js_name = readHead)]
+    pub(super) fn read_head(request: &web_sys::Request) -> js_sys::Array;
+
+    #[wasm_bindgen(catch, js_name = readBody)]
+    pub(super) async fn read_body(request: &web_sys::Request, limit: f64) -> Result<JsValue, JsValue>;
+
+    pub(super) fn respond(status: u16, headers: &str, body: &JsValue) -> web_sys::Response;
+
+    #[wasm_bindgen(catch, js_name = callUpstream)]
+    pub(super) async fn call_upstream(
+        url: &str,
+        headers: &str,
+        body: js_sys::Uint8Array,
+        timeout_ms: u32,
+        request: &web_sys::Request,
+        ctx: &JsValue,
+    ) -> Result<JsValue, JsValue>;
+
+    pub(super) fn pump(first: js_sys::Uint8Array, upstream: JsUpstream, transcoder: Pump) -> web_sys::ReadableStream;
+
+    /// An upstream's answer, from its headers on.
+    #[wasm_bindgen(js_name = Upstream)]
+    #[derive(Debug)]
+    pub(super) type JsUpstream;
+
+    #[wasm_bindgen(method, getter)]
+    pub(super) fn status(this: &JsUpstream) -> u16;
+
+    #[wasm_bindgen(method, getter, js_name = contentType)]
+    pub(super) fn content_type(this: &JsUpstream) -> String;
+
+    #[wasm_bindgen(method, getter, js_name = retryAfterMs)]
+    pub(super) fn retry_after_ms(this: &JsUpstream) -> Option<f64>;
+
+    #[wasm_bindgen(method, catch)]
+    pub(super) async fn read(this: &JsUpstream) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(method, catch, js_name = readAll)]
+    pub(super) async fn read_all(this: &JsUpstream, limit: f64) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(method)]
+    pub(super) fn release(this: &JsUpstream);
+
+    #[wasm_bindgen(method)]
+    pub(super) fn cancel(this: &JsUpstream);
+}

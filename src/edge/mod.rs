@@ -1,0 +1,69 @@
+//! Where the gateway meets the runtime: the Worker's entry point, and all that names JavaScript.
+
+mod glue;
+mod platform;
+mod pump;
+
+use std::rc::Rc;
+
+use wasm_bindgen::JsValue;
+use worker::{Context, Env, event, web_sys};
+
+use crate::gateway::{Entropy, Gateway, Head, Reply, ReplyBody, StreamBody};
+
+use platform::{EdgePlatform, Upstream};
+use pump::Pump;
+
+thread_local! {
+    /// What this isolate keeps between requests: plain data, never anything that a request waits for.
+    static GATEWAY: Rc<Gateway> = Rc::default();
+}
+
+/// The names of the Worker's bindings.
+mod bindings {
+    /// The KV namespace of keys, tenants and configuration.
+    pub(super) const KV: &str = "KV";
+}
+
+#[event(fetch)]
+async fn fetch(request: web_sys::Request, env: Env, ctx: Context) -> worker::Result<web_sys::Response> {
+    let gateway = GATEWAY.with(Rc::clone);
+    let head = head(&request);
+    let mut entropy = [0; 32];
+    glue::random_bytes(&mut entropy);
+    let platform = EdgePlatform { request, env, ctx };
+    Ok(respond(gateway.handle(&platform, &head, Entropy(entropy)).await))
+}
+
+fn head(request: &web_sys::Request) -> Head {
+    let mut fields = glue::read_head(request).into_iter().map(|value| value.as_string());
+    let mut next = || fields.next().flatten();
+    Head {
+        method: next().unwrap_or_default(),
+        path: next().unwrap_or_default(),
+        authorization: next(),
+        content_type: next(),
+        content_encoding: next(),
+        request_id: next(),
+        format: next(),
+        origin: next(),
+        wanted_headers: next(),
+    }
+}
+
+fn respond(reply: Reply<Upstream>) -> web_sys::Response {
+    let mut headers = String::with_capacity(512);
+    for (name, value) in &reply.headers {
+        headers.extend([name, "\n", value, "\n"]);
+    }
+    let body = match reply.body {
+        ReplyBody::Empty => JsValue::NULL,
+        ReplyBody::Bytes(bytes) => js_sys::Uint8Array::from(bytes.as_slice()).into(),
+        ReplyBody::Stream(stream) => {
+            let StreamBody { first, upstream, transcoder } = *stream;
+            let first = js_sys::Uint8Array::from(first.as_slice());
+            glue::pump(first, upstream.into_js(), Pump::new(transcoder)).into()
+        }
+    };
+    glue::respond(reply.status, &headers, &body)
+}

@@ -1,0 +1,128 @@
+//! The gateway's [`Platform`] on Workers.
+
+use wasm_bindgen::{JsCast as _, JsValue};
+use worker::{Context, Date, Env, console_warn, web_sys};
+
+use crate::dialect::UpstreamRequest;
+use crate::gateway::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
+
+use super::bindings;
+use super::glue::{self, JsUpstream};
+
+/// The runtime as one request sees it.
+#[derive(Debug)]
+pub(super) struct EdgePlatform {
+    pub request: web_sys::Request,
+    pub env: Env,
+    pub ctx: Context,
+}
+
+/// The body of an upstream's answer.
+#[derive(Debug)]
+pub(super) struct Upstream(JsUpstream);
+
+impl Upstream {
+    pub(super) fn into_js(self) -> JsUpstream {
+        self.0
+    }
+}
+
+/// A thrown value as text: ours are strings, the runtime's are errors.
+fn text_of(thrown: &JsValue) -> String {
+    let message = |error: &js_sys::Error| error.message().into();
+    thrown.as_string().or_else(|| thrown.dyn_ref().map(message)).unwrap_or_default()
+}
+
+fn read_error(thrown: &JsValue) -> ReadError {
+    match text_of(thrown) {
+        text if text == "too long" => ReadError::TooLong,
+        text => ReadError::Broken(text),
+    }
+}
+
+/// Limits are far below 2^53, so that they cross as numbers without loss.
+fn js_limit(limit: usize) -> f64 {
+    f64::from(u32::try_from(limit).unwrap_or(u32::MAX))
+}
+
+fn bytes_of(value: &JsValue) -> Vec<u8> {
+    value.dyn_ref::<js_sys::Uint8Array>().map(js_sys::Uint8Array::to_vec).unwrap_or_default()
+}
+
+impl Platform for EdgePlatform {
+    type Body = Upstream;
+
+    fn now_ms(&self) -> u64 {
+        Date::now().as_millis()
+    }
+
+    async fn kv(&self, key: &str, cache_seconds: u32) -> Result<Option<Vec<u8>>, String> {
+        let kv = self.env.kv(bindings::KV).map_err(|error| error.to_string())?;
+        kv.get(key).cache_ttl(cache_seconds.into()).bytes().await.map_err(|error| error.to_string())
+    }
+
+    fn secret(&self, name: &str) -> Option<String> {
+        self.env.secret(name).ok().map(|secret| secret.to_string())
+    }
+
+    async fn request_body(&self, limit: usize) -> Result<Vec<u8>, ReadError> {
+        let body = glue::read_body(&self.request, js_limit(limit)).await;
+        body.map(|body| bytes_of(&body)).map_err(|thrown| read_error(&thrown))
+    }
+
+    async fn call(&self, request: UpstreamRequest, timeout_ms: u32) -> Result<UpstreamResponse<Upstream>, CallError> {
+        let mut headers = String::with_capacity(256);
+        for (name, value) in &request.headers {
+            headers.extend([name, "\n", value, "\n"]);
+        }
+        let body = js_sys::Uint8Array::from(request.body.as_slice());
+        let ctx: &JsValue = self.ctx.as_ref().as_ref();
+        let called = glue::call_upstream(&request.url, &headers, body, timeout_ms, &self.request, ctx).await;
+        let upstream: JsUpstream = match called {
+            Ok(upstream) => upstream.unchecked_into(),
+            Err(thrown) => {
+                return Err(match text_of(&thrown) {
+                    text if text == "timeout" => CallError::Timeout,
+                    text if text == "gone" => CallError::ClientGone,
+                    text => CallError::Unreachable(text),
+                });
+            }
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, and the cast saturates"
+        )]
+        let retry_after_ms = upstream.retry_after_ms().map(|ms| ms as u64);
+        Ok(UpstreamResponse {
+            status: upstream.status(),
+            content_type: upstream.content_type(),
+            retry_after_ms,
+            body: Upstream(upstream),
+        })
+    }
+
+    fn warn(&self, message: &str) {
+        console_warn!("{message}");
+    }
+}
+
+impl UpstreamBody for Upstream {
+    async fn read(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
+        let value = self.0.read().await.map_err(|thrown| read_error(&thrown))?;
+        Ok((!value.is_undefined()).then(|| bytes_of(&value)))
+    }
+
+    async fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, ReadError> {
+        let body = self.0.read_all(js_limit(limit)).await;
+        body.map(|body| bytes_of(&body)).map_err(|thrown| read_error(&thrown))
+    }
+
+    fn release(&mut self) {
+        self.0.release();
+    }
+
+    fn cancel(&mut self) {
+        self.0.cancel();
+    }
+}

@@ -1,0 +1,61 @@
+//! The Rust half of the stream pump; the other half, which reads and sends, is in `glue.js`.
+
+use wasm_bindgen::prelude::*;
+use worker::console_warn;
+
+use crate::transcode::{End, Transcoder};
+
+/// A transcoder as JavaScript drives it: one call for each piece of the upstream's body.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Pump {
+    transcoder: Transcoder,
+}
+
+impl Pump {
+    pub(super) fn new(transcoder: Transcoder) -> Self {
+        Self { transcoder }
+    }
+
+    fn report(&self) {
+        if let Some(failure) = self.transcoder.outcome().failure.filter(|_| self.transcoder.is_over()) {
+            console_warn!("a stream ended with {}", failure.code().unwrap_or_default());
+        }
+    }
+}
+
+#[wasm_bindgen]
+impl Pump {
+    /// Takes the upstream's next bytes; returns what goes to the client.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+        // What we write about an event is somewhat longer than what upstreams do.
+        let mut out = Vec::with_capacity(bytes.len().saturating_mul(2));
+        self.transcoder.feed(bytes, &mut out);
+        if self.transcoder.is_over() {
+            self.report();
+        }
+        out
+    }
+
+    /// The upstream's body has ended, or broken; returns what is left to be said.
+    pub fn end(&mut self, broken: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.transcoder.finish(if broken { End::Broken } else { End::Closed }, &mut out);
+        self.report();
+        out
+    }
+
+    /// Whether the end mark has been written.
+    #[wasm_bindgen(getter)]
+    #[must_use]
+    pub fn over(&self) -> bool {
+        self.transcoder.is_over()
+    }
+
+    /// Whether it was an error that ended the stream.
+    #[wasm_bindgen(getter)]
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.transcoder.outcome().failure.is_some()
+    }
+}

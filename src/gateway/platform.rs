@@ -1,0 +1,78 @@
+//! What the gateway needs of the world: KV, secrets, a clock, and a way to call upstreams.
+
+use crate::dialect::UpstreamRequest;
+
+/// The runtime, as one request sees it. Everything runs on one thread; no future is shared between requests.
+#[expect(async_fn_in_trait, reason = "the gateway is generic over its one platform, and Workers have no second thread")]
+pub trait Platform {
+    /// The body of an upstream's answer.
+    type Body: UpstreamBody;
+
+    /// Milliseconds since 1970.
+    fn now_ms(&self) -> u64;
+
+    /// The value under a KV key. It may be as old as `cache_seconds` (at least 30). The error is for the log.
+    async fn kv(&self, key: &str, cache_seconds: u32) -> Result<Option<Vec<u8>>, String>;
+
+    /// The Worker secret of that name.
+    fn secret(&self, name: &str) -> Option<String>;
+
+    /// The client's body, if it is at most `limit` bytes long.
+    async fn request_body(&self, limit: usize) -> Result<Vec<u8>, ReadError>;
+
+    /// Calls an upstream and waits for its headers, at most `timeout_ms`. Redirects are not followed.
+    async fn call(&self, request: UpstreamRequest, timeout_ms: u32) -> Result<UpstreamResponse<Self::Body>, CallError>;
+
+    /// Writes a line into the operator's log.
+    fn warn(&self, message: &str);
+}
+
+/// The body of an upstream's answer, read on demand.
+#[expect(async_fn_in_trait, reason = "see Platform")]
+pub trait UpstreamBody {
+    /// The next bytes as they have come; `None` at the end.
+    async fn read(&mut self) -> Result<Option<Vec<u8>>, ReadError>;
+
+    /// Everything up to the end, if it is at most `limit` bytes.
+    async fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, ReadError>;
+
+    /// Lets go of a body that has said all: what may still come is read and dropped, so that the connection serves
+    /// again.
+    fn release(&mut self);
+
+    /// Breaks the upstream off.
+    fn cancel(&mut self);
+}
+
+/// The head of an upstream's answer.
+#[derive(Debug)]
+pub struct UpstreamResponse<B> {
+    /// The HTTP status.
+    pub status: u16,
+    /// The content type; empty if there is none.
+    pub content_type: String,
+    /// When to try again, if the upstream says so.
+    pub retry_after_ms: Option<u64>,
+    /// The rest.
+    pub body: B,
+}
+
+/// Why an upstream gave no headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// No connection, or none that lasted. The text is for the log.
+    Unreachable(String),
+    /// The time was up.
+    Timeout,
+    /// The client went away; there is nobody to answer.
+    ClientGone,
+}
+
+/// Why a body could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// It is over the limit.
+    TooLong,
+    /// It broke off. The text is for the log.
+    Broken(String),
+}

@@ -1,0 +1,17 @@
+//! An OpenAI-compatible `POST /v1/completions` that runs at the edge.
+//!
+//! The modules in reading order, each on top of those before it: [`api`] is our own wire format, [`framing`] cuts
+//! upstreams' bytes into frames, [`dialect`] translates requests and frames of one family of upstreams, [`transcode`]
+//! turns an upstream's stream into ours. [`config`] and [`tenant`] are what KV holds. [`gateway`] is the straight line
+//! that a request takes through all of them. `edge`, which exists on wasm32 only, joins the gateway to the runtime:
+//! it alone knows of Workers, JavaScript, clocks and randomness.
+
+pub mod api;
+pub mod config;
+pub mod dialect;
+#[cfg(target_arch = "wasm32")]
+mod edge;
+pub mod framing;
+pub mod gateway;
+pub mod tenant;
+pub mod transcode;
