@@ -167,6 +167,16 @@ export async function callUpstream(url, headers, body, timeoutMs, request, ctx) 
   }
 }
 
+// A body that is all there, and yet a stream: it goes out without a length.
+export function streamOf(bytes) {
+  return new ReadableStream({
+    start(controller) {
+      controller.enqueue(bytes);
+      controller.close();
+    },
+  });
+}
+
 // The pump: one call into the transcoder for each piece of the upstream's body, when the client wants more, and not
 // before. A piece that completes no chunk is followed by the next; nothing is gathered, nothing is held back.
 export function pump(first, upstream, transcoder) {

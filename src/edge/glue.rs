@@ -30,6 +30,11 @@ extern "C" {
         ctx: &JsValue,
     ) -> Result<JsValue, JsValue>;
 
+    /// A stream of these bytes and no more.
+    #[wasm_bindgen(js_name = streamOf)]
+    pub(super) fn stream_of(bytes: js_sys::Uint8Array) -> web_sys::ReadableStream;
+
+    /// The pump: what is left of `upstream`, through `transcoder`, after `first`.
     pub(super) fn pump(first: js_sys::Uint8Array, upstream: JsUpstream, transcoder: Pump) -> web_sys::ReadableStream;
 
     /// An upstream's answer, from its headers on.

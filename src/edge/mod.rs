@@ -59,6 +59,7 @@ fn respond(reply: Reply<Upstream>) -> web_sys::Response {
     let body = match reply.body {
         ReplyBody::Empty => JsValue::NULL,
         ReplyBody::Bytes(bytes) => js_sys::Uint8Array::from(bytes.as_slice()).into(),
+        ReplyBody::Chunks(bytes) => glue::stream_of(js_sys::Uint8Array::from(bytes.as_slice())).into(),
         ReplyBody::Stream(stream) => {
             let StreamBody { first, upstream, transcoder } = *stream;
             let first = js_sys::Uint8Array::from(first.as_slice());

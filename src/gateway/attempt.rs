@@ -188,7 +188,7 @@ impl<'a> Attempts<'a> {
         }
         Ok(Reply::stream(if transcoder.is_over() {
             upstream.release();
-            ReplyBody::Bytes(first)
+            ReplyBody::Chunks(first)
         } else {
             ReplyBody::Stream(Box::new(StreamBody { first, upstream, transcoder }))
         }))
@@ -204,7 +204,7 @@ impl<'a> Attempts<'a> {
             writer.usage(&mut out, usage.usage());
         }
         writer.done(&mut out);
-        Reply::stream(ReplyBody::Bytes(out))
+        Reply::stream(ReplyBody::Chunks(out))
     }
 }
 

@@ -4,8 +4,6 @@ mod attempt;
 mod directory;
 mod platform;
 mod reply;
-#[cfg(test)]
-mod tests;
 
 use crate::api::{ApiError, Case, ChunkFormat, ChunkHead, CompletionRequest, ModelCard, write_model, write_models};
 use crate::config::{GatewayConfig, Model};

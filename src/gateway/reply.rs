@@ -24,6 +24,8 @@ pub enum ReplyBody<B> {
     Empty,
     /// All of it.
     Bytes(Vec<u8>),
+    /// All chunks of a stream that was over before it began to be sent. It goes out as a stream does: without a length.
+    Chunks(Vec<u8>),
     /// A stream that has begun.
     Stream(Box<StreamBody<B>>),
 }

@@ -1,0 +1,11 @@
+//! What the scripted upstream (`bin/upstream`) and the load generator (`bin/load`) of the benchmark share.
+//!
+//! - [`http`]: just enough of HTTP/1.1, read without copying.
+//! - [`script`]: what the upstream answers, made once before the first request.
+//! - [`check`]: what an answer must hold to be counted.
+//! - [`args`]: `--name value` command lines.
+
+pub mod args;
+pub mod check;
+pub mod http;
+pub mod script;

@@ -1,0 +1,286 @@
+//! A world for the gateway to live in: KV in a map, a clock that stands still, upstreams that answer from a script.
+//! The gateway, the transcoder and everything else in it are the real ones.
+
+#![allow(dead_code, reason = "each test crate uses its own part of this one")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::return_self_not_must_use,
+    missing_docs,
+    reason = "this is a helper of tests, where a panic is a failure that says where"
+)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+
+use completions_edge::dialect::UpstreamRequest;
+use completions_edge::gateway::{
+    CallError, Entropy, Gateway, Head, Platform, ReadError, Reply, ReplyBody, UpstreamBody, UpstreamResponse,
+};
+use completions_edge::transcode::{End, Outcome};
+use futures_util::FutureExt as _;
+
+pub const KEY: &str = "sk-demo0001-abcdefghijklmnopqrstuvwxyzABCDEF";
+/// 2023-11-14T22:13:20Z.
+pub const NOW_MS: u64 = 1_700_000_000_000;
+
+pub const CONFIG: &str = r#"{
+    "version": 1,
+    "upstreams": {
+        "one": {"dialect": "openai-completions", "base_url": "https://one.example/v1", "key": "ONE_KEY"},
+        "two": {"dialect": "openai-chat", "base_url": "https://two.example/v1", "stream_usage": false,
+                "max_tokens_field": "max_completion_tokens"}
+    },
+    "models": {
+        "m": {"targets": [{"upstream": "one", "model": "upstream-m"}], "owned_by": "acme", "created": 7},
+        "chat": {"targets": [{"upstream": "two", "model": "upstream-chat"}], "system": "Complete the text.",
+                 "default_max_tokens": 64},
+        "both": {"targets": [{"upstream": "two", "model": "upstream-b"}, {"upstream": "one", "model": "upstream-b"}],
+                 "chunk_format": "openai"},
+        "org/slashed": {"targets": [{"upstream": "one", "model": "org/slashed"}]}
+    },
+    "limits": {"max_body_bytes": 65536, "max_event_bytes": 4096, "max_answer_bytes": 65536}
+}"#;
+
+/// What an upstream answers, as pieces that come one read after the other.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub retry_after_ms: Option<u64>,
+    pub pieces: VecDeque<Result<Vec<u8>, ReadError>>,
+}
+
+impl Answer {
+    pub fn new(status: u16, content_type: &'static str, body: &[u8]) -> Self {
+        let pieces = if body.is_empty() { VecDeque::new() } else { VecDeque::from([Ok(body.to_vec())]) };
+        Self { status, content_type, retry_after_ms: None, pieces }
+    }
+
+    pub fn json(body: &str) -> Self {
+        Self::new(200, "application/json", body.as_bytes())
+    }
+
+    pub fn sse(body: &str) -> Self {
+        Self::new(200, "text/event-stream", body.as_bytes())
+    }
+
+    pub fn then(mut self, piece: Result<&str, ReadError>) -> Self {
+        self.pieces.push_back(piece.map(|text| text.as_bytes().to_vec()));
+        self
+    }
+}
+
+/// How a body was let go of, for all bodies of a world.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LetGo {
+    pub released: u32,
+    pub cancelled: u32,
+}
+
+pub struct World {
+    pub kv: RefCell<HashMap<String, Vec<u8>>>,
+    pub kv_reads: RefCell<Vec<String>>,
+    pub kv_fails: Cell<bool>,
+    pub now_ms: Cell<u64>,
+    pub body: RefCell<Vec<u8>>,
+    pub body_reads: Cell<u32>,
+    pub answers: RefCell<VecDeque<Result<Answer, CallError>>>,
+    pub calls: RefCell<Vec<UpstreamRequest>>,
+    pub log: RefCell<Vec<String>>,
+    pub let_go: std::rc::Rc<RefCell<LetGo>>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let world = Self {
+            kv: RefCell::default(),
+            kv_reads: RefCell::default(),
+            kv_fails: Cell::default(),
+            now_ms: Cell::new(NOW_MS),
+            body: RefCell::default(),
+            body_reads: Cell::default(),
+            answers: RefCell::default(),
+            calls: RefCell::default(),
+            log: RefCell::default(),
+            let_go: std::rc::Rc::default(),
+        };
+        world.put("config", CONFIG);
+        world.put(&key_name(KEY), r#"{"version":1,"tenant":"acme","id":"demo0001","status":"active"}"#);
+        world.put("tenant:acme", r#"{"version":1,"name":"Acme","status":"active"}"#);
+        world
+    }
+}
+
+/// The KV key of a key's record.
+pub fn key_name(key: &str) -> String {
+    format!("key:{}", completions_edge::tenant::ApiKey::parse(key).unwrap().hash().as_str())
+}
+
+impl World {
+    pub fn put(&self, key: &str, value: &str) {
+        self.kv.borrow_mut().insert(key.to_owned(), value.as_bytes().to_vec());
+    }
+
+    pub fn answers_with(self, answer: Answer) -> Self {
+        self.answers.borrow_mut().push_back(Ok(answer));
+        self
+    }
+
+    pub fn fails_with(self, error: CallError) -> Self {
+        self.answers.borrow_mut().push_back(Err(error));
+        self
+    }
+
+    /// One request through a gateway that has no memory yet.
+    pub fn ask(&self, head: &Head, body: &str) -> Received {
+        self.ask_again(&Gateway::default(), head, body)
+    }
+
+    pub fn ask_again(&self, gateway: &Gateway, head: &Head, body: &str) -> Received {
+        *self.body.borrow_mut() = body.as_bytes().to_vec();
+        let entropy = std::array::from_fn(|i| u8::try_from(i).unwrap());
+        let reply = gateway.handle(self, head, Entropy(entropy)).now_or_never().expect("nothing here waits");
+        receive(reply)
+    }
+
+    /// A completion request with the key of the world.
+    pub fn complete(&self, body: &str) -> Received {
+        self.ask(&post(), body)
+    }
+
+    pub fn last_call(&self) -> UpstreamRequest {
+        self.calls.borrow().last().expect("an upstream was called").clone()
+    }
+}
+
+/// The head of a completion request.
+pub fn post() -> Head {
+    Head {
+        method: "POST".to_owned(),
+        path: "/v1/completions".to_owned(),
+        authorization: Some(format!("Bearer {KEY}")),
+        content_type: Some("application/json".to_owned()),
+        ..Head::default()
+    }
+}
+
+pub fn get(path: &str) -> Head {
+    Head { method: "GET".to_owned(), path: path.to_owned(), content_type: None, ..post() }
+}
+
+/// An answer as the client has it at the end.
+#[derive(Debug)]
+pub struct Received {
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+    /// Of a stream that was pumped.
+    pub outcome: Option<Outcome>,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
+    }
+
+    /// `(status, type, param, code)`.
+    pub fn error(&self) -> (u16, String, Option<String>, Option<String>) {
+        let error = &self.json()["error"];
+        assert_eq!(error.as_object().map(serde_json::Map::len), Some(4), "{}", self.body);
+        assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{}", self.body);
+        let field = |name: &str| error[name].as_str().map(str::to_owned);
+        (self.status, field("type").unwrap(), field("param"), field("code"))
+    }
+}
+
+/// Drives a reply to its end, as the pump does.
+fn receive(reply: Reply<Body>) -> Received {
+    let Reply { status, headers, body } = reply;
+    let (body, outcome) = match body {
+        ReplyBody::Empty => (Vec::new(), None),
+        ReplyBody::Bytes(bytes) | ReplyBody::Chunks(bytes) => (bytes, None),
+        ReplyBody::Stream(mut stream) => {
+            let mut out = stream.first;
+            while !stream.transcoder.is_over() {
+                match stream.upstream.read().now_or_never().unwrap() {
+                    Ok(Some(bytes)) => stream.transcoder.feed(&bytes, &mut out),
+                    Ok(None) => drop(stream.transcoder.finish(End::Closed, &mut out)),
+                    Err(_) => drop(stream.transcoder.finish(End::Broken, &mut out)),
+                }
+            }
+            (out, Some(stream.transcoder.outcome()))
+        }
+    };
+    Received { status, headers, body: String::from_utf8(body).unwrap(), outcome }
+}
+
+pub struct Body {
+    pieces: VecDeque<Result<Vec<u8>, ReadError>>,
+    let_go: std::rc::Rc<RefCell<LetGo>>,
+}
+
+impl UpstreamBody for Body {
+    async fn read(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
+        self.pieces.pop_front().transpose()
+    }
+
+    async fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, ReadError> {
+        let whole: Vec<Vec<u8>> = self.pieces.drain(..).collect::<Result<_, _>>()?;
+        let whole = whole.concat();
+        if whole.len() > limit { Err(ReadError::TooLong) } else { Ok(whole) }
+    }
+
+    fn release(&mut self) {
+        self.let_go.borrow_mut().released += 1;
+    }
+
+    fn cancel(&mut self) {
+        self.let_go.borrow_mut().cancelled += 1;
+    }
+}
+
+impl Platform for World {
+    type Body = Body;
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms.get()
+    }
+
+    async fn kv(&self, key: &str, cache_seconds: u32) -> Result<Option<Vec<u8>>, String> {
+        assert!(cache_seconds >= 30, "KV refuses less");
+        self.kv_reads.borrow_mut().push(key.to_owned());
+        if self.kv_fails.get() { Err("KV is down".to_owned()) } else { Ok(self.kv.borrow().get(key).cloned()) }
+    }
+
+    fn secret(&self, name: &str) -> Option<String> {
+        (name == "ONE_KEY").then(|| "secret-of-one".to_owned())
+    }
+
+    async fn request_body(&self, limit: usize) -> Result<Vec<u8>, ReadError> {
+        self.body_reads.set(self.body_reads.get() + 1);
+        let body = self.body.borrow().clone();
+        if body.len() > limit { Err(ReadError::TooLong) } else { Ok(body) }
+    }
+
+    async fn call(&self, request: UpstreamRequest, _: u32) -> Result<UpstreamResponse<Body>, CallError> {
+        self.calls.borrow_mut().push(request);
+        let Answer { status, content_type, retry_after_ms, pieces } =
+            self.answers.borrow_mut().pop_front().expect("the script has an answer for every call")?;
+        let body = Body { pieces, let_go: std::rc::Rc::clone(&self.let_go) };
+        Ok(UpstreamResponse { status, content_type: content_type.to_owned(), retry_after_ms, body })
+    }
+
+    fn warn(&self, message: &str) {
+        self.log.borrow_mut().push(message.to_owned());
+    }
+}
