@@ -1,0 +1,64 @@
+# Every target is one short script; `make help` lists them. Arguments are given as NAME=value and reach the
+# scripts as environment variables.
+SHELL := bash
+.DEFAULT_GOAL := help
+
+# The Node that wrangler needs comes as an npm package, and goes before the one that is installed.
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+
+# Some systems set NAME to the machine's name. Only what is said to make counts.
+ifeq ($(origin NAME),environment)
+unexport NAME
+endif
+
+# In CI a lock file that does not fit is an error, never an update.
+LOCKED := $(if $(filter true,$(CI)),--locked)
+
+.PHONY: help setup build dev test lint fuzz bench dry-run deploy key revoke tenant config
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## Install what is missing: wasm target, build tools, npm packages
+	@scripts/setup
+
+build: setup ## Compile the Worker into build/
+	@scripts/build
+
+dev: build ## Run it all locally. [PORT=8787] [UPSTREAM_PORT=8788] [UPSTREAM=http://…/v1 [UPSTREAM_MODEL=] [UPSTREAM_KEY=]]
+	@exec node scripts/dev.mjs
+
+test: setup ## All tests: native ones, then the compiled Worker with real clients
+	cargo test $(LOCKED)
+	@scripts/build
+	tests/e2e/run
+
+lint: setup ## Formatting, and clippy for the host and for wasm32
+	cargo fmt --check
+	cargo clippy $(LOCKED) --all-targets -- -D warnings
+	cargo clippy $(LOCKED) --lib --target wasm32-unknown-unknown -- -D warnings
+
+fuzz: ## Every fuzz target. [FUZZ_SECONDS=60]
+	@scripts/setup fuzz
+	@exec node scripts/fuzz.mjs
+
+bench: build ## Measure the Worker against a pass-through Worker
+	benches/run
+
+dry-run: build ## What a deploy would upload, and its size. Needs no account
+	@exec node scripts/deploy.mjs --dry-run
+
+deploy: build ## Upload to Cloudflare with wrangler
+	@exec node scripts/deploy.mjs
+
+key: setup ## New API key. TENANT= [NAME=] [MODELS=a,b] [EXPIRES=2027-01-31|+30d] [FORMAT=superset|documented|openai] [CREATE=1] [REMOTE=1]
+	@exec node scripts/key.mjs
+
+revoke: setup ## Revoke a key. KEY_HASH=…|KEY=sk-… [REMOTE=1]
+	@exec node scripts/revoke.mjs
+
+tenant: setup ## New or changed tenant. TENANT= [STATUS=active|suspended] [NAME=] [MODELS=a,b|all] [REMOTE=1]
+	@exec node scripts/tenant.mjs
+
+config: setup ## Check and store a configuration. FILE=config.json [REMOTE=1]
+	@exec node scripts/config.mjs
