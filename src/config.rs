@@ -26,6 +26,9 @@ pub struct GatewayConfig {
     /// For browsers; off where absent.
     #[serde(default)]
     pub cors: Option<Cors>,
+    /// How quotas are kept.
+    #[serde(default)]
+    pub quota: Quota,
 }
 
 /// A server that models live on.
@@ -105,6 +108,9 @@ pub struct Target {
     pub model: String,
 }
 
+/// The largest of the limits in bytes: an isolate has 128 MB for all its requests together.
+const MAX_BYTES: usize = 32 << 20;
+
 /// Bounds on what the gateway holds in memory, in bytes.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -120,6 +126,37 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { max_body_bytes: 8 << 20, max_answer_bytes: 16 << 20, max_event_bytes: 1 << 20 }
+    }
+}
+
+/// How quotas are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Whether they are kept at all. Without, nothing is limited and nothing is metered.
+    pub enabled: bool,
+    /// What happens to a request whose tenant's ledger does not answer.
+    pub on_failure: OnFailure,
+    /// Milliseconds that a ledger may take to admit a request.
+    pub reserve_timeout_ms: u32,
+    /// Milliseconds after which a request that nobody settled is closed, charged as it was reserved. Streams renew it.
+    pub lease_ms: u32,
+}
+
+/// What happens to a request whose tenant's ledger does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// 503: nobody spends what cannot be counted.
+    #[default]
+    Deny,
+    /// It goes on, uncounted.
+    Allow,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self { enabled: true, on_failure: OnFailure::Deny, reserve_timeout_ms: 2000, lease_ms: 300_000 }
     }
 }
 
@@ -200,15 +237,21 @@ impl GatewayConfig {
                 }
             }
         }
+        let Quota { reserve_timeout_ms, lease_ms, .. } = self.quota;
+        if reserve_timeout_ms == 0 {
+            return Err("quota.reserve_timeout_ms: expected at least 1".to_owned());
+        }
+        if lease_ms < 1000 {
+            return Err(format!("quota.lease_ms: expected at least 1000, but got {lease_ms}"));
+        }
         let Limits { max_body_bytes, max_answer_bytes, max_event_bytes } = self.limits;
         for (name, value) in [
             ("max_body_bytes", max_body_bytes),
             ("max_answer_bytes", max_answer_bytes),
             ("max_event_bytes", max_event_bytes),
         ] {
-            // An isolate has 128 MB for all its requests together.
-            if !(1024..=64 << 20).contains(&value) {
-                return Err(format!("limits.{name}: expected 1024 to {}, but got {value}", 64 << 20));
+            if !(1024..=MAX_BYTES).contains(&value) {
+                return Err(format!("limits.{name}: expected 1024 to {MAX_BYTES}, but got {value}"));
             }
         }
         Ok(())
@@ -286,6 +329,7 @@ mod tests {
             "\"version\": 1, \"limits\": {\"max_body_bytes\": 3},",
             "limits.max_body_bytes",
         );
+        check_refused("\"version\": 1,", "\"version\": 1, \"quota\": {\"lease_ms\": 3},", "quota.lease_ms");
         check_refused("{", "", "expected");
     }
 

@@ -13,5 +13,6 @@ pub mod dialect;
 mod edge;
 pub mod framing;
 pub mod gateway;
+pub mod quota;
 pub mod tenant;
 pub mod transcode;

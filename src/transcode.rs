@@ -55,6 +55,8 @@ struct Stream {
     writer: ChunkWriter,
     redactor: Redactor,
     choices: Vec<ChoiceState>,
+    /// The number that the upstream gives to the only choice.
+    only_index: Option<u32>,
     usage: UsageTally,
     /// Whether a chunk has been written.
     begun: bool,
@@ -134,6 +136,7 @@ impl Transcoder {
                 writer,
                 redactor,
                 choices: vec![ChoiceState::default(); choices],
+                only_index: None,
                 usage: UsageTally::new(plan.estimated_prompt_tokens),
                 begun: false,
                 over: false,
@@ -235,8 +238,9 @@ impl Stream {
         finish_reason: Option<FinishReason>,
         out: &mut Vec<u8>,
     ) {
-        // Where there is one choice, it is meant, whatever number the upstream gives it.
-        let index = if self.choices.len() == 1 { 0 } else { index };
+        // Where there is one choice, it is meant, whatever number the upstream gives it: but then always the same.
+        let only = self.choices.len() == 1 && *self.only_index.get_or_insert(index) == index;
+        let index = if only { 0 } else { index.max(u32::from(self.choices.len() == 1)) };
         let choice = usize::try_from(index).ok().and_then(|index| self.choices.get_mut(index));
         let Some(choice) = choice else {
             return self

@@ -67,6 +67,7 @@ fn imports_point_towards_the_wire_vocabulary() {
         let Some((_, forbidden)) = above.iter().find(|(module, _)| *module == layer) else { continue };
         seen += 1;
         for line in code(&source) {
+            assert!(!line.contains("crate::{"), "{name}: a path a line, so that this test can read it: {line}");
             for module in *forbidden {
                 assert!(!line.contains(&format!("crate::{module}")), "{name}: {line}");
             }

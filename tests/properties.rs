@@ -92,7 +92,7 @@ fn check_stream(out: &[u8], outcome: &Outcome) -> Result<(), TestCaseError> {
     let mut events: Vec<&str> = text.split_terminator("\n\n").collect();
     prop_assert_eq!(events.pop(), Some("data: [DONE]"), "the end mark comes last");
     let mut finished = [0; CHOICES as usize];
-    let mut failed = false;
+    let (mut failed, mut usage_told) = (false, false);
     for (i, event) in events.iter().enumerate() {
         let last = i + 1 == events.len();
         let json: Value = serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
@@ -103,14 +103,17 @@ fn check_stream(out: &[u8], outcome: &Outcome) -> Result<(), TestCaseError> {
         }
         let [choice] = &json["choices"].as_array().unwrap()[..] else {
             prop_assert!(last && json["usage"].is_object(), "{event}");
+            usage_told = true;
             continue;
         };
         let index = usize::try_from(choice["index"].as_u64().unwrap()).unwrap();
         prop_assert_eq!(finished[index], 0, "nothing comes after a finish reason");
-        prop_assert!(choice["text"].is_string() && json["usage"].is_null());
+        prop_assert!(choice["text"].is_string() && choice["delta"]["text"] == choice["text"]);
+        prop_assert!(json.get("usage").is_some_and(Value::is_null));
         finished[index] += u32::from(choice["finish_reason"].is_string());
     }
     prop_assert_eq!(failed, outcome.failure.is_some());
+    prop_assert_eq!(usage_told, !failed, "a complete stream tells the usage, and no other");
     prop_assert!(failed || finished.iter().all(|&times| times == 1), "a complete stream finishes every choice once");
     Ok(())
 }
@@ -148,6 +151,7 @@ proptest! {
         for dialect in DIALECTS {
             let (out, outcome) = run(dialect, ChunkFormat::Superset, stream.chunks(7), End::Closed);
             check_stream(&out, &outcome)?;
+            prop_assert!(outcome.failure.is_some());
         }
     }
 }

@@ -45,6 +45,28 @@ pub enum Case {
     StringAboveMax,
     /// The target's dialect cannot carry the parameter.
     UnsupportedParameter,
+    /// The key or its tenant has no request left for now.
+    RequestsLimited,
+    /// The key or its tenant has not so many tokens left for now.
+    TokensLimited,
+    /// Too many requests at once.
+    ConcurrencyLimited,
+    /// The day's or the month's quota is used up. Trying again at once is pointless.
+    QuotaExhausted,
+    /// The request alone is more than a limit: it can never be admitted.
+    ExceedsLimit,
+    /// There is no such record.
+    RecordNotFound,
+    /// The record is there already, or is in no state for what was asked.
+    Conflict,
+    /// The record is not what the request's preconditions demand.
+    PreconditionFailed,
+    /// What keeps the records does not answer.
+    RecordsUnavailable,
+    /// The ledger does not answer, and the policy is to deny.
+    QuotaUnavailable,
+    /// This address has shown too many keys that open nothing.
+    TooManyFailures,
     /// The upstream refused the request with this status (400, 404, 413 or 422); code and param are the upstream's.
     UpstreamRefused(u16),
     /// The upstream refused the gateway's own key or account.
@@ -87,6 +109,16 @@ impl Case {
             Self::ArrayBelowMin => (400, REQUEST, Some("array_below_min_length")),
             Self::StringAboveMax => (400, REQUEST, Some("string_above_max_length")),
             Self::UnsupportedParameter => (400, REQUEST, Some("unsupported_parameter")),
+            Self::RequestsLimited | Self::TooManyFailures => (429, "requests", Some("rate_limit_exceeded")),
+            Self::TokensLimited => (429, "tokens", Some("rate_limit_exceeded")),
+            Self::ConcurrencyLimited => (429, "concurrency", Some("rate_limit_exceeded")),
+            Self::QuotaExhausted => (429, "insufficient_quota", Some("insufficient_quota")),
+            Self::ExceedsLimit => (400, REQUEST, Some("request_exceeds_limit")),
+            Self::RecordNotFound => (404, REQUEST, Some("not_found")),
+            Self::Conflict => (409, REQUEST, Some("conflict")),
+            Self::PreconditionFailed => (412, REQUEST, Some("precondition_failed")),
+            Self::RecordsUnavailable => (503, API, Some("records_unavailable")),
+            Self::QuotaUnavailable => (503, API, Some("quota_unavailable")),
             Self::UpstreamRefused(status) => (status, REQUEST, None),
             Self::UpstreamAuth => (502, API, Some("upstream_auth_error")),
             Self::UpstreamLimited => (429, "requests", Some("upstream_rate_limited")),
@@ -198,6 +230,19 @@ impl ApiError {
     #[must_use]
     pub fn upstream(message: &str) -> Self {
         Self::new(Case::UpstreamError, message)
+    }
+
+    /// 503: nobody knows what is left.
+    #[must_use]
+    pub fn quota_unavailable() -> Self {
+        Self::new(Case::QuotaUnavailable, "The quota of this account cannot be checked right now. Please try again.")
+    }
+
+    /// 429: keys are being guessed from this address, and slowly at that from now on.
+    #[must_use]
+    pub fn too_many_failures() -> Self {
+        let message = "Too many requests with an incorrect API key from this address. Please try again in a minute.";
+        Self { retry_after_ms: Some(60_000), ..Self::new(Case::TooManyFailures, message) }
     }
 
     /// The HTTP status.

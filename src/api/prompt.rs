@@ -1,8 +1,11 @@
 //! The prompt in its four forms.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use super::error::ApiError;
 use super::param::{Param, Text};
@@ -36,10 +39,12 @@ impl<'a> Prompt<'a> {
         if let Ok(tokens) = serde_json::from_str::<Vec<u32>>(raw) {
             return if tokens.is_empty() { Err(param.array_too_short("")) } else { Ok(Self::Tokens(tokens)) };
         }
-        if let Ok(texts) = serde_json::from_str::<Vec<Text<'a>>>(raw) {
+        if let Ok(UpTo { items: texts, count }) = serde_json::from_str::<UpTo<Text<'a>>>(raw) {
+            check_count(param, count)?;
             return Ok(Self::Texts(texts.into_iter().map(|text| text.0).collect()));
         }
-        if let Ok(lists) = serde_json::from_str::<Vec<Vec<u32>>>(raw) {
+        if let Ok(UpTo { items: lists, count }) = serde_json::from_str::<UpTo<Vec<u32>>>(raw) {
+            check_count(param, count)?;
             return match lists.iter().position(Vec::is_empty) {
                 Some(i) => Err(param.array_too_short(&format!("[{i}]"))),
                 None => Ok(Self::TokenLists(lists)),
@@ -69,6 +74,46 @@ impl<'a> Prompt<'a> {
             Self::TokenLists(lists) => lists.iter().map(Vec::len).sum(),
         };
         u64::try_from(tokens).unwrap_or(u64::MAX)
+    }
+}
+
+/// The most prompts a request may hold: with 128 choices each, what an answer needs stays a few megabytes.
+const MAX_PROMPTS: usize = 2048;
+
+fn check_count(param: Param<'_>, count: usize) -> Result<(), ApiError> {
+    if count > MAX_PROMPTS { Err(param.array_too_long(MAX_PROMPTS, count)) } else { Ok(()) }
+}
+
+/// The first elements of an array, at most [`MAX_PROMPTS`], and how many there are: what is too long is not held.
+struct UpTo<T> {
+    items: Vec<T>,
+    count: usize,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for UpTo<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct UpToVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for UpToVisitor<T> {
+            type Value = UpTo<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<UpTo<T>, A::Error> {
+                let (mut items, mut count) = (Vec::new(), 0_usize);
+                while items.len() < MAX_PROMPTS {
+                    let Some(item) = seq.next_element()? else { break };
+                    items.push(item);
+                    count = count.saturating_add(1);
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    count = count.saturating_add(1);
+                }
+                Ok(UpTo { items, count })
+            }
+        }
+        deserializer.deserialize_seq(UpToVisitor(PhantomData))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::{ApiError, Case};
@@ -59,6 +59,10 @@ pub struct CompletionRequest<'a> {
     pub extra: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
+/// The most fields that an object of a request may have.
+const MAX_FIELDS: usize = 4096;
+const TOO_MANY_FIELDS: &str = "too many fields";
+
 /// The body's top level, before any value is looked at.
 struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
@@ -75,6 +79,9 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut fields: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::with_capacity(16);
                 while let Some((key, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+                    if fields.len() >= MAX_FIELDS {
+                        return Err(A::Error::custom(TOO_MANY_FIELDS));
+                    }
                     fields.push((key.0, value));
                 }
                 Ok(Fields(fields))
@@ -87,13 +94,10 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 /// The largest `max_tokens`: what a 32-bit reader at any upstream still understands.
 const MAX_MAX_TOKENS: i64 = i32::MAX as i64;
 
-/// The most prompts a request may hold: with 128 choices each, what an answer needs stays a few megabytes.
-const MAX_PROMPTS: usize = 2048;
-
 impl<'a> CompletionRequest<'a> {
     /// Reads and checks a whole body; the first fault found is the error.
     pub fn parse(body: &'a [u8]) -> Result<Self, ApiError> {
-        let Fields(fields) = serde_json::from_slice(body).map_err(|_| not_an_object(body))?;
+        let Fields(fields) = serde_json::from_slice(body).map_err(|error| not_an_object(body, &error))?;
         let mut request = Self {
             model: Cow::Borrowed(""),
             prompt: Prompt::Tokens(Vec::new()),
@@ -120,6 +124,10 @@ impl<'a> CompletionRequest<'a> {
         // A repeated key counts as its last value: what every common JSON reader makes of it.
         for (key, raw) in fields {
             let Some(&name) = KNOWN.iter().find(|known| **known == key) else {
+                // Some servers take `MAX_TOKENS` for `max_tokens`. It would get past every check made here.
+                if KNOWN.contains(&&*folded(&key)) {
+                    return Err(unrecognized(&key));
+                }
                 request.extra.push((key, raw));
                 continue;
             };
@@ -141,10 +149,6 @@ impl<'a> CompletionRequest<'a> {
             return Err(ApiError::new(Case::MissingParameter, message).about("prompt"));
         };
         request.prompt = Prompt::parse(param)?;
-        let prompts = request.prompt.count();
-        if prompts > MAX_PROMPTS {
-            return Err(param.array_too_long(MAX_PROMPTS, prompts));
-        }
         if let Some(param) = stream_options {
             request.read_stream_options(param)?;
         }
@@ -257,7 +261,15 @@ fn narrow<T: TryFrom<i64> + Default>(value: i64) -> T {
     T::try_from(value).unwrap_or_default()
 }
 
-fn not_an_object(body: &[u8]) -> ApiError {
+/// A name as a reader takes it that does not tell cases apart, nor letters that fold to the same.
+fn folded(name: &str) -> String {
+    name.to_uppercase().to_lowercase()
+}
+
+fn not_an_object(body: &[u8], error: &serde_json::Error) -> ApiError {
+    if error.is_data() && error.to_string().starts_with(TOO_MANY_FIELDS) {
+        return ApiError::new(Case::Invalid, format!("The request has more than {MAX_FIELDS} parameters."));
+    }
     match serde_json::from_slice::<&RawValue>(body) {
         Ok(raw) if !raw.get().starts_with('{') => {
             let wrong = Param { name: "body", raw }.wrong_type("an object");

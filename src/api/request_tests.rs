@@ -296,6 +296,24 @@ fn best_of_is_at_least_n_and_does_not_stream() {
 }
 
 #[test]
+fn a_parameter_in_another_case_does_not_get_past_the_checks() {
+    let parse_with = |name: &str| parse(&body(&format!("\"{name}\":99999")), |request| request.extra.len());
+    for known in ["MODEL", "Max_Tokens", "N", "\u{17f}tream"] {
+        assert!(parse_with(known).unwrap_err().message.contains("Unrecognized request argument"), "{known}");
+    }
+    for unknown in ["top_k", "Top_K", "echo "] {
+        assert_eq!(parse_with(unknown), Ok(1), "{unknown}");
+    }
+}
+
+#[test]
+fn an_object_has_a_bounded_number_of_fields() {
+    let many = |count: usize| (0..count).map(|i| format!("\"x{i}\":1")).collect::<Vec<_>>().join(",");
+    assert_eq!(parse(&body(&many(4094)), |request| request.extra.len()).unwrap(), 4094);
+    check_body_refused(&body(&many(4095)), None, None, "more than 4096 parameters");
+}
+
+#[test]
 fn a_repeated_parameter_counts_as_its_last_value() {
     parse(&body(r#""n":2,"n":3"#), |request| assert_eq!(request.n, 3)).unwrap();
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::api::{ApiError, Case, CompletionRequest, Prompt, unrecognized};
 
-/// Whether a dialect can do what a parameter asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a dialect can do what a parameter asks for; the best comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Support {
     /// The upstream does it.
     Native,
@@ -86,10 +86,12 @@ impl Capabilities {
         self.exceptions.iter().find(|(exception, _)| *exception == parameter).map_or(Support::Native, |row| row.1)
     }
 
-    /// The table as `/v1/models` shows it.
+    /// The best of several tables, as `/v1/models` shows it.
     #[must_use]
-    pub fn by_name(&self) -> BTreeMap<&'static str, &'static str> {
-        Parameter::ALL.iter().map(|&parameter| (parameter.name(), self.support(parameter).as_str())).collect()
+    pub fn best_by_name(tables: &[&Self]) -> BTreeMap<&'static str, &'static str> {
+        let best = |parameter: Parameter| tables.iter().map(|table| table.support(parameter)).min();
+        let word = |parameter: Parameter| best(parameter).unwrap_or(Support::Unsupported).as_str();
+        Parameter::ALL.iter().map(|&parameter| (parameter.name(), word(parameter))).collect()
     }
 }
 

@@ -51,7 +51,9 @@ impl Fault {
         let mut fault = Self::of_body(0, data);
         let kind = serde_json::from_slice::<Top<'_>>(data).ok().and_then(|top| top.kind());
         if fault.status == 0 {
-            fault.status = kind.as_deref().or(fault.code.as_deref()).map_or(502, status_of_word);
+            // The code says more than the type: `invalid_request_error` can be anything.
+            let words = [fault.code.as_deref(), kind.as_deref()];
+            fault.status = words.into_iter().flatten().find_map(status_of_word).unwrap_or(502);
         }
         fault
     }
@@ -83,7 +85,9 @@ impl Fault {
                     Case::UpstreamLimited,
                     "The upstream of this model is at its rate limit. Try again later.",
                 );
-                ApiError { retry_after_ms: self.retry_after_ms, ..error }
+                // SDKs want to be told. An upstream that does not say gets a second, and none more than a day.
+                let retry_after_ms = self.retry_after_ms.unwrap_or(1000).clamp(1000, 86_400_000);
+                ApiError { retry_after_ms: Some(retry_after_ms), ..error }
             }
             401..=403 | 429 => ApiError::new(
                 Case::UpstreamAuth,
@@ -95,29 +99,29 @@ impl Fault {
     }
 }
 
-/// The status that an error's type or code stands for, as servers of this family name them.
-fn status_of_word(word: &str) -> u16 {
+/// The status that an error's code or type stands for, as servers of this family name them.
+fn status_of_word(word: &str) -> Option<u16> {
     let word = word.to_ascii_lowercase();
     let has = |part: &str| word.contains(part);
     if has("rate_limit") || has("ratelimit") || has("insufficient_quota") {
-        429
-    } else if has("authentication") || has("invalid_api_key") {
-        401
+        Some(429)
+    } else if has("authentication") || has("api_key") {
+        Some(401)
     } else if has("permission") {
-        403
+        Some(403)
     } else if has("timeout") {
-        408
+        Some(408)
     } else if has("not_found") || has("notfound") {
-        404
+        Some(404)
     } else if has("invalid")
         || has("badrequest")
         || has("bad_request")
         || has("context_length")
         || has("content_filter")
     {
-        400
+        Some(400)
     } else {
-        502
+        None
     }
 }
 
@@ -196,6 +200,12 @@ mod tests {
         check_in_stream(r#"{"error":{"message":"m","type":"invalid_request_error","code":"x"}}"#, 400, "m");
         check_in_stream(r#"{"error":{"message":"m","type":"rate_limit_error"}}"#, 429, "m");
         check_in_stream(r#"{"error":{"message":"m","type":"overloaded_error"}}"#, 502, "m");
+        check_in_stream(r#"{"error":{"message":"m","type":"requests","code":"rate_limit_exceeded"}}"#, 429, "m");
+        check_in_stream(
+            r#"{"error":{"message":"m","type":"invalid_request_error","code":"invalid_api_key"}}"#,
+            401,
+            "m",
+        );
         check_in_stream(r#"{"error":{"message":"m","code":503}}"#, 503, "m");
         check_in_stream(r#"{"error":"m"}"#, 502, "m");
         check_in_stream(r#"{"detail":[{"msg":"m"}]}"#, 502, r#"[{"msg":"m"}]"#);

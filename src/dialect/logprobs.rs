@@ -11,13 +11,13 @@ use crate::api::{Logprobs, TopLogprobs};
 #[derive(Deserialize)]
 struct WireLogprobs {
     #[serde(default)]
-    tokens: Option<Vec<String>>,
+    tokens: Option<Vec<AnyText>>,
     #[serde(default)]
     token_logprobs: Option<Vec<Option<f64>>>,
     #[serde(default)]
     top_logprobs: Option<Vec<Option<TopObject>>>,
     #[serde(default)]
-    text_offset: Option<Vec<u64>>,
+    text_offset: Option<Vec<f64>>,
     #[serde(default)]
     content: Option<Vec<ChatToken>>,
 }
@@ -35,6 +35,18 @@ struct ChatToken {
 struct ChatTop {
     token: String,
     logprob: f64,
+}
+
+/// A token's text; some servers give its number in its place.
+struct AnyText(String);
+
+impl<'de> Deserialize<'de> for AnyText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        }))
+    }
 }
 
 /// An object from token to log probability, in its order.
@@ -68,6 +80,10 @@ impl<'de> Deserialize<'de> for TopObject {
 pub(super) fn read(raw: &str) -> Option<Logprobs> {
     let wire: WireLogprobs = serde_json::from_str(raw).ok()?;
     if let Some(content) = wire.content {
+        // The chunk that only brings the role.
+        if content.is_empty() {
+            return None;
+        }
         let mut logprobs = Logprobs::default();
         for token in content {
             logprobs.tokens.push(token.token);
@@ -77,7 +93,7 @@ pub(super) fn read(raw: &str) -> Option<Logprobs> {
         }
         return Some(logprobs);
     }
-    let tokens = wire.tokens?;
+    let tokens: Vec<String> = wire.tokens?.into_iter().map(|token| token.0).collect();
     let count = tokens.len();
     let mut token_logprobs = wire.token_logprobs.unwrap_or_default();
     token_logprobs.resize(count, None);
@@ -88,7 +104,10 @@ pub(super) fn read(raw: &str) -> Option<Logprobs> {
         .map(|top| TopLogprobs(top.map(|top| top.0).unwrap_or_default()))
         .collect();
     top_logprobs.resize_with(count, TopLogprobs::default);
-    let text_offset = wire.text_offset.filter(|offsets| offsets.len() == count).unwrap_or_default();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+    let offsets = wire.text_offset.into_iter().flatten().map(|offset| offset as u64);
+    let text_offset: Vec<u64> = offsets.collect();
+    let text_offset = if text_offset.len() == count { text_offset } else { Vec::new() };
     Some(Logprobs { tokens, token_logprobs, top_logprobs, text_offset })
 }
 

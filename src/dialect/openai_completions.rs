@@ -1,6 +1,6 @@
 //! Upstreams that serve `/v1/completions` themselves: OpenAI, vLLM, `SGLang`, llama.cpp's `/v1`, and many providers.
 //!
-//! The request goes out as it came in, with the upstream's name for the model, an explicit `max_tokens`, and
+//! The request goes out as it came in, `stop` always as an array, with the upstream's name for the model, an explicit `max_tokens`, and
 //! `stream_options` asking for usage unless the upstream is configured not to know them.
 
 use crate::api::{Answer, ApiError};

@@ -2,7 +2,7 @@
 //!
 //! The two differ in where the text stands, and real servers mix the two up, so one reader takes all places: `text`,
 //! `delta.text`, `delta.content`, `message.content`. Everything else in a delta (roles, reasoning, tool calls) is not
-//! text. Nothing here depends on a field being there, or being of the type that the documentation gives it.
+//! text. No field has to be there, and none but `choices` has to be of the type that the documentation gives it.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -80,24 +80,28 @@ impl Wire<'_> {
     }
 }
 
-impl WireChoice<'_> {
+impl<'a> WireChoice<'a> {
     fn index(&self) -> u32 {
         self.index.count().and_then(|index| u32::try_from(index).ok()).unwrap_or_default()
     }
 
     /// Hands on the choice's text, wherever it stands.
     fn with_text<R>(&self, read: impl FnOnce(&str) -> R) -> R {
-        if let Some(text) = self.text.text() {
+        let full = |text: Option<&str>| text.is_some_and(|text| !text.is_empty());
+        if let Some(text) = self.text.text().filter(|text| !text.is_empty()) {
             return read(text);
         }
-        let inner = self.delta.or(self.message);
-        let delta: Delta<'_> = inner.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        read(delta.text.text().or(delta.content.text()).unwrap_or_default())
+        let parse = |raw: Option<&'a RawValue>| raw.and_then(|raw| serde_json::from_str::<Delta<'a>>(raw.get()).ok());
+        let (delta, message) = (parse(self.delta).unwrap_or_default(), parse(self.message).unwrap_or_default());
+        let places = [&delta.text, &delta.content, &message.text, &message.content].map(Loose::text);
+        read(places.into_iter().find(|text| full(*text)).flatten().unwrap_or_default())
     }
 
-    /// `tool_calls`, `function_call` and whatever else servers say mean that the model was done.
+    /// `tool_calls`, `function_call` and whatever else servers say mean that the model was done. Some servers send an
+    /// empty reason with every chunk, which is none.
     fn finish_reason(&self) -> Option<FinishReason> {
-        self.finish_reason.text().map(|reason| match reason {
+        let reason = self.finish_reason.text().filter(|reason| !matches!(*reason, "" | "null"));
+        reason.map(|reason| match reason {
             "length" | "max_tokens" | "model_length" => FinishReason::Length,
             "content_filter" => FinishReason::ContentFilter,
             _ => FinishReason::Stop,

@@ -34,7 +34,7 @@ impl Redactor {
     /// The message without what the client must not see.
     #[must_use]
     pub fn redact(&self, message: &str) -> String {
-        let mut text: String = message.chars().take(MAX_CHARS).collect();
+        let mut text = message.to_owned();
         for secret in &self.secrets {
             text = replace_ignoring_case(&text, secret);
         }
@@ -48,10 +48,11 @@ impl Redactor {
                 clean.push_str(piece);
             }
         }
-        match &self.model {
-            Some((theirs, ours)) => clean.replace(theirs, ours),
-            None => clean,
+        if let Some((theirs, ours)) = &self.model {
+            clean = clean.replace(theirs, ours);
         }
+        // Only now: half a secret is no longer known for one.
+        clean.chars().take(MAX_CHARS).collect()
     }
 }
 
@@ -99,18 +100,15 @@ fn percent_encoded(text: &str) -> String {
 
 /// Replaces every place where `secret` (in lower case) stands in whatever case.
 fn replace_ignoring_case(text: &str, secret: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
     // ASCII lower case keeps every byte's place, so that what is found there is at the same place here.
-    while let Some((before, after)) = rest.to_ascii_lowercase().find(secret).and_then(|at| {
-        let (before, found) = rest.split_at_checked(at)?;
-        Some((before, found.get(secret.len()..)?))
-    }) {
-        out.push_str(before);
+    let lower = text.to_ascii_lowercase();
+    let (mut out, mut end) = (String::with_capacity(text.len()), 0);
+    for (at, found) in lower.match_indices(secret) {
+        out.push_str(text.get(end..at).unwrap_or_default());
         out.push_str(REDACTED);
-        rest = after;
+        end = at.saturating_add(found.len());
     }
-    out.push_str(rest);
+    out.push_str(text.get(end..).unwrap_or_default());
     out
 }
 
@@ -135,6 +133,13 @@ mod tests {
         check("organization org-AbC123 on vllm.prod.svc:80", "organization [redacted] on [redacted]");
         check("key 'sk-proj-1234' (see docs)", "key '[redacted]' (see docs)");
         check("id 0123456789abcdef0123456789abcdef!", "id [redacted]");
+    }
+
+    #[test]
+    fn a_secret_at_the_cut_is_redacted_before_the_cut() {
+        let redactor = Redactor::new(Some("abcdefghijklmnopqrstuvwxyz"), "https://m.example", "m", "m");
+        let message = format!("{} abcdefghijklmnopqrstuvwxyz", "x ".repeat(990));
+        assert!(!redactor.redact(&message).contains("abc"));
     }
 
     #[test]

@@ -2,9 +2,15 @@
 
 // A fetched body is read in pieces of at most this many bytes.
 const READ_BYTES = 16 * 1024;
+// A body of unknown length is read into a buffer that begins with this many bytes.
+const FIRST_BYTES = 4096;
 // How long a body that has said all may take to end, so that its connection can serve again.
 const DRAIN_MS = 1000;
-// Thrown as it stands; the Rust side compares.
+// How long a ledger may take to be told something that nobody waits for.
+const TELL_TIMEOUT_MS = 5000;
+// The pauses after calls that failed.
+const TELL_AGAIN_MS = [100, 1000, 4000];
+// Thrown as they stand; the Rust side compares.
 const TOO_LONG = "too long";
 const TIMEOUT = "timeout";
 const GONE = "gone";
@@ -17,32 +23,29 @@ function pairs(lines) {
   return headers;
 }
 
-// Reads a stream to its end. `length` is what its content-length says, if anything.
+// Reads a stream to its end. `length` is what its content-length says, if anything. Every piece is copied into one
+// buffer at once: kept as it is, a piece of one byte would hold the page that it came in.
 async function readToEnd(reader, length, limit) {
-  if (length > limit) {
+  const tooLong = () => {
     reader.cancel().catch(() => {});
     throw TOO_LONG;
-  }
-  const chunks = [];
+  };
+  if (length > limit) tooLong();
+  let whole = new Uint8Array(Math.min(length || FIRST_BYTES, limit));
   let total = 0;
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) break;
-    total += value.byteLength;
-    if (total > limit) {
-      reader.cancel().catch(() => {});
-      throw TOO_LONG;
+    if (done) return whole.subarray(0, total);
+    const end = total + value.byteLength;
+    if (end > limit) tooLong();
+    if (end > whole.byteLength) {
+      const larger = new Uint8Array(Math.min(Math.max(end, 2 * whole.byteLength), limit));
+      larger.set(whole.subarray(0, total));
+      whole = larger;
     }
-    chunks.push(value);
+    whole.set(value, total);
+    total = end;
   }
-  if (chunks.length === 1) return chunks[0];
-  const whole = new Uint8Array(total);
-  let offset = 0;
-  for (const chunk of chunks) {
-    whole.set(chunk, offset);
-    offset += chunk.byteLength;
-  }
-  return whole;
 }
 
 const lengthOf = (headers) => Number(headers.get("content-length") ?? 0);
@@ -82,11 +85,19 @@ export class Upstream {
   #response;
   #reader;
   #buffer = new ArrayBuffer(READ_BYTES);
+  #ended = false;
+  #client;
   #ctx;
 
-  constructor(response, ctx) {
+  constructor(response, client, ctx) {
     this.#response = response;
+    this.#client = client;
     this.#ctx = ctx;
+  }
+
+  // Whether the client went away, which ends every read and is no fault of the upstream.
+  get clientGone() {
+    return this.#client.aborted;
   }
 
   get status() {
@@ -100,18 +111,19 @@ export class Upstream {
   // Milliseconds until a retry makes sense, or undefined. `retry-after` is seconds or a date (RFC 9110, 10.2.3).
   get retryAfterMs() {
     const ms = this.#response.headers.get("retry-after-ms");
-    if (ms !== null && Number(ms) >= 0) return Number(ms);
     const after = this.#response.headers.get("retry-after");
-    if (after === null) return undefined;
-    const delay = Number.isNaN(Number(after)) ? Date.parse(after) - Date.now() : Number(after) * 1000;
-    return Number.isNaN(delay) ? undefined : Math.max(delay, 0);
+    let delay = Number.NaN;
+    if (ms !== null) delay = Number(ms);
+    else if (after !== null) delay = Number.isNaN(Number(after)) ? Date.parse(after) - Date.now() : Number(after) * 1000;
+    return Number.isFinite(delay) ? Math.max(delay, 0) : undefined;
   }
 
   // The next bytes, or undefined at the end. They are good until the next read: the buffer is one and the same.
   async read() {
-    if (!this.#response.body) return undefined;
+    if (this.#ended || !this.#response.body) return undefined;
     this.#reader ??= this.#response.body.getReader({ mode: "byob" });
-    const { done, value } = await this.#reader.read(new Uint8Array(this.#buffer));
+    const { done, value } = await this.#reader.read(new Uint8Array(this.#buffer)).catch((error) => this.#thrown(error));
+    this.#ended = done;
     if (done) return undefined;
     this.#buffer = value.buffer;
     return value;
@@ -120,7 +132,11 @@ export class Upstream {
   async readAll(limit) {
     if (!this.#response.body) return new Uint8Array(0);
     this.#reader = this.#response.body.getReader();
-    return readToEnd(this.#reader, lengthOf(this.#response.headers), limit);
+    return readToEnd(this.#reader, lengthOf(this.#response.headers), limit).catch((error) => this.#thrown(error));
+  }
+
+  #thrown(error) {
+    throw this.clientGone ? GONE : error;
   }
 
   // The upstream has said all: what may still come is its transport's end mark, after which the connection can serve
@@ -158,13 +174,65 @@ export async function callUpstream(url, headers, body, timeoutMs, request, ctx) 
   }, timeoutMs);
   try {
     const init = { method: "POST", headers: pairs(headers), body, redirect: "manual", signal: controller.signal };
-    return new Upstream(await fetch(url, init), ctx);
+    return new Upstream(await fetch(url, init), client, ctx);
   } catch (error) {
     if (client.aborted) throw GONE;
     throw timedOut ? TIMEOUT : String(error?.message ?? error);
   } finally {
     clearTimeout(timer);
   }
+}
+
+// Keeps a request's context alive until the returned function is called. Without, the runtime drops the context as soon
+// as the client goes away, and with it, unfinished, whatever the Worker was waiting for: its memory would never be
+// given back, and nobody would settle.
+export function hold(ctx) {
+  let release;
+  ctx.waitUntil(new Promise((resolve) => (release = resolve)));
+  return release;
+}
+
+// Asks the ledger of a tenant; resolves to its reply as text.
+export async function askLedger(env, tenant, call, timeoutMs) {
+  const namespace = env.LEDGER;
+  if (!namespace) throw "there is no binding LEDGER";
+  const controller = new AbortController();
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => {
+      controller.abort();
+      reject(TIMEOUT);
+    }, timeoutMs);
+  });
+  const asked = (async () => {
+    const ledger = namespace.get(namespace.idFromName(tenant));
+    const response = await ledger.fetch("https://ledger/", { method: "POST", body: call, signal: controller.signal });
+    const text = await response.text();
+    if (!response.ok) throw text;
+    return text;
+  })();
+  try {
+    return await Promise.race([asked, late]);
+  } finally {
+    clearTimeout(timer);
+    asked.catch(() => {});
+  }
+}
+
+// Tells the ledger something that nobody waits for. A call that fails is made again: what is not settled would be
+// charged as it was reserved.
+export function tellLedger(env, ctx, tenant, call) {
+  const tell = async () => {
+    for (const pause of TELL_AGAIN_MS) {
+      try {
+        return await askLedger(env, tenant, call, TELL_TIMEOUT_MS);
+      } catch (error) {
+        console.warn(`the ledger of tenant ${tenant} was not told: ${error?.message ?? error}`);
+      }
+      await scheduler.wait(pause);
+    }
+  };
+  ctx.waitUntil(tell());
 }
 
 // A body that is all there, and yet a stream: it goes out without a length.
@@ -178,12 +246,21 @@ export function streamOf(bytes) {
 }
 
 // The pump: one call into the transcoder for each piece of the upstream's body, when the client wants more, and not
-// before. A piece that completes no chunk is followed by the next; nothing is gathered, nothing is held back.
-export function pump(first, upstream, transcoder) {
+// before. A piece that completes no chunk is followed by the next; nothing is gathered, nothing is held back. However
+// the stream ends, the transcoder is told, and `release` is called.
+export function pump(first, upstream, transcoder, renewMs, release) {
   let live = true;
+  const renewal = renewMs > 0 ? setInterval(() => transcoder.renew(), renewMs) : undefined;
   const stop = () => {
     live = false;
+    clearInterval(renewal);
     transcoder.free();
+    release();
+  };
+  const gone = () => {
+    upstream.cancel();
+    transcoder.gone();
+    stop();
   };
   return new ReadableStream(
     {
@@ -201,13 +278,16 @@ export function pump(first, upstream, transcoder) {
           }
           // The client went away while we waited.
           if (!live) return;
+          if (broken && upstream.clientGone) return gone();
           let out;
           try {
             out = bytes === undefined ? transcoder.end(broken) : transcoder.push(bytes);
           } catch (error) {
             // Only a trap in the module can throw here. The client must see a broken stream, not an ended one.
             live = false;
+            clearInterval(renewal);
             upstream.cancel();
+            release();
             throw error;
           }
           if (out.byteLength > 0) controller.enqueue(out);
@@ -222,9 +302,7 @@ export function pump(first, upstream, transcoder) {
         }
       },
       cancel() {
-        if (!live) return;
-        upstream.cancel();
-        stop();
+        if (live) gone();
       },
     },
     { highWaterMark: 0 },

@@ -1,7 +1,7 @@
 //! The imports from `glue.js`.
 
 use wasm_bindgen::prelude::*;
-use worker::web_sys;
+use worker::{Env, web_sys};
 
 use super::pump::Pump;
 
@@ -35,7 +35,23 @@ extern "C" {
     pub(super) fn stream_of(bytes: js_sys::Uint8Array) -> web_sys::ReadableStream;
 
     /// The pump: what is left of `upstream`, through `transcoder`, after `first`.
-    pub(super) fn pump(first: js_sys::Uint8Array, upstream: JsUpstream, transcoder: Pump) -> web_sys::ReadableStream;
+    /// `transcoder` is asked to renew its lease every `renew_ms`, if that is not 0; `release` is called when all is done.
+    pub(super) fn pump(
+        first: js_sys::Uint8Array,
+        upstream: JsUpstream,
+        transcoder: Pump,
+        renew_ms: u32,
+        release: js_sys::Function,
+    ) -> web_sys::ReadableStream;
+
+    /// Keeps the request's context alive until the function is called.
+    pub(super) fn hold(ctx: &JsValue) -> js_sys::Function;
+
+    #[wasm_bindgen(catch, js_name = askLedger)]
+    pub(super) async fn ask_ledger(env: &Env, tenant: &str, call: &str, timeout_ms: u32) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(js_name = tellLedger)]
+    pub(super) fn tell_ledger(env: &Env, ctx: &JsValue, tenant: &str, call: &str);
 
     /// An upstream's answer, from its headers on.
     #[wasm_bindgen(js_name = Upstream)]

@@ -1,6 +1,7 @@
 //! Where the gateway meets the runtime: the Worker's entry point, and all that names JavaScript.
 
 mod glue;
+mod ledger;
 mod platform;
 mod pump;
 
@@ -31,8 +32,10 @@ async fn fetch(request: web_sys::Request, env: Env, ctx: Context) -> worker::Res
     let head = head(&request);
     let mut entropy = [0; 32];
     glue::random_bytes(&mut entropy);
+    let release = glue::hold(ctx.as_ref().as_ref());
     let platform = EdgePlatform { request, env, ctx };
-    Ok(respond(gateway.handle(&platform, &head, Entropy(entropy)).await))
+    let reply = gateway.handle(&platform, &head, Entropy(entropy)).await;
+    Ok(respond(reply, &platform, release))
 }
 
 fn head(request: &web_sys::Request) -> Head {
@@ -51,7 +54,8 @@ fn head(request: &web_sys::Request) -> Head {
     }
 }
 
-fn respond(reply: Reply<Upstream>) -> web_sys::Response {
+/// Sends the reply; `release` lets go of the request's context once all is done.
+fn respond(reply: Reply<Upstream>, platform: &EdgePlatform, release: js_sys::Function) -> web_sys::Response {
     let mut headers = String::with_capacity(512);
     for (name, value) in &reply.headers {
         headers.extend([name, "\n", value, "\n"]);
@@ -61,10 +65,16 @@ fn respond(reply: Reply<Upstream>) -> web_sys::Response {
         ReplyBody::Bytes(bytes) => js_sys::Uint8Array::from(bytes.as_slice()).into(),
         ReplyBody::Chunks(bytes) => glue::stream_of(js_sys::Uint8Array::from(bytes.as_slice())).into(),
         ReplyBody::Stream(stream) => {
-            let StreamBody { first, upstream, transcoder } = *stream;
+            let StreamBody { first, upstream, transcoder, settlement } = *stream;
             let first = js_sys::Uint8Array::from(first.as_slice());
-            glue::pump(first, upstream.into_js(), Pump::new(transcoder)).into()
+            let ctx: &JsValue = platform.ctx.as_ref().as_ref();
+            let pump = Pump::new(transcoder, settlement, platform.env.clone(), ctx.clone());
+            let renew_ms = pump.renew_ms();
+            let body = glue::pump(first, upstream.into_js(), pump, renew_ms, release);
+            return glue::respond(reply.status, &headers, &body);
         }
     };
+    // It cannot throw: it resolves a promise.
+    let _ = release.call0(&JsValue::UNDEFINED);
     glue::respond(reply.status, &headers, &body)
 }

@@ -5,6 +5,7 @@ use worker::{Context, Date, Env, console_warn, web_sys};
 
 use crate::dialect::UpstreamRequest;
 use crate::gateway::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
+use crate::quota::{Call, Reply as LedgerReply, Settle};
 
 use super::bindings;
 use super::glue::{self, JsUpstream};
@@ -36,6 +37,7 @@ fn text_of(thrown: &JsValue) -> String {
 fn read_error(thrown: &JsValue) -> ReadError {
     match text_of(thrown) {
         text if text == "too long" => ReadError::TooLong,
+        text if text == "gone" => ReadError::ClientGone,
         text => ReadError::Broken(text),
     }
 }
@@ -43,6 +45,13 @@ fn read_error(thrown: &JsValue) -> ReadError {
 /// Limits are far below 2^53, so that they cross as numbers without loss.
 fn js_limit(limit: usize) -> f64 {
     f64::from(u32::try_from(limit).unwrap_or(u32::MAX))
+}
+
+/// Tells a ledger something that nobody waits for.
+pub(super) fn tell_ledger(env: &Env, ctx: &JsValue, tenant: &str, call: &Call) {
+    // Plain data always serializes.
+    let call = serde_json::to_string(call).unwrap_or_default();
+    glue::tell_ledger(env, ctx, tenant, &call);
 }
 
 fn bytes_of(value: &JsValue) -> Vec<u8> {
@@ -100,6 +109,17 @@ impl Platform for EdgePlatform {
             retry_after_ms,
             body: Upstream(upstream),
         })
+    }
+
+    async fn ledger(&self, tenant: &str, call: &Call, timeout_ms: u32) -> Result<LedgerReply, String> {
+        let call = serde_json::to_string(call).map_err(|error| error.to_string())?;
+        let asked = glue::ask_ledger(&self.env, tenant, &call, timeout_ms).await;
+        let reply = asked.map_err(|thrown| text_of(&thrown))?.as_string().unwrap_or_default();
+        serde_json::from_str(&reply).map_err(|error| error.to_string())
+    }
+
+    fn settle_later(&self, tenant: &str, settle: Settle) {
+        tell_ledger(&self.env, self.ctx.as_ref().as_ref(), tenant, &Call::Settle(settle));
     }
 
     fn warn(&self, message: &str) {

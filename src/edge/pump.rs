@@ -1,26 +1,49 @@
 //! The Rust half of the stream pump; the other half, which reads and sends, is in `glue.js`.
 
 use wasm_bindgen::prelude::*;
-use worker::console_warn;
+use worker::{Env, console_warn};
 
+use crate::gateway::Settlement;
+use crate::quota::Call;
 use crate::transcode::{End, Transcoder};
 
-/// A transcoder as JavaScript drives it: one call for each piece of the upstream's body.
+use super::platform::tell_ledger;
+
+/// A transcoder as JavaScript drives it: one call for each piece of the upstream's body. When the stream has ended,
+/// however it ended, its quota is settled, once.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Pump {
     transcoder: Transcoder,
+    /// Taken when it is settled.
+    settlement: Option<Settlement>,
+    env: Env,
+    ctx: JsValue,
 }
 
 impl Pump {
-    pub(super) fn new(transcoder: Transcoder) -> Self {
-        Self { transcoder }
+    pub(super) fn new(transcoder: Transcoder, settlement: Option<Settlement>, env: Env, ctx: JsValue) -> Self {
+        Self { transcoder, settlement, env, ctx }
     }
 
-    fn report(&self) {
-        if let Some(failure) = self.transcoder.outcome().failure.filter(|_| self.transcoder.is_over()) {
+    /// Milliseconds after which the lease wants to be renewed; 0 if there is none.
+    pub(super) fn renew_ms(&self) -> u32 {
+        self.settlement.as_ref().map_or(0, |settlement| settlement.lease_ms.div_ceil(3))
+    }
+
+    fn settle(&mut self) {
+        let outcome = self.transcoder.outcome();
+        if let Some(settlement) = self.settlement.take() {
+            let settle = settlement.of_stream(&outcome);
+            tell_ledger(&self.env, &self.ctx, &settlement.tenant, &Call::Settle(settle));
+        }
+    }
+
+    fn report(&mut self) {
+        if let Some(failure) = self.transcoder.outcome().failure {
             console_warn!("a stream ended with {}", failure.code().unwrap_or_default());
         }
+        self.settle();
     }
 }
 
@@ -43,6 +66,19 @@ impl Pump {
         self.transcoder.finish(if broken { End::Broken } else { End::Closed }, &mut out);
         self.report();
         out
+    }
+
+    /// The client has gone away.
+    pub fn gone(&mut self) {
+        self.settle();
+    }
+
+    /// The stream goes on, and with it its promise.
+    pub fn renew(&self) {
+        if let Some(Settlement { tenant, lease, lease_ms }) = &self.settlement {
+            let call = Call::Renew { lease: lease.clone(), lease_ms: (*lease_ms).into() };
+            tell_ledger(&self.env, &self.ctx, tenant, &call);
+        }
     }
 
     /// Whether the end mark has been written.

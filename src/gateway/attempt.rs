@@ -2,10 +2,10 @@
 
 use crate::api::{ApiError, Case, Choice, ChunkHead, ChunkWriter, CompletionRequest, write_completion};
 use crate::config::{GatewayConfig, Model, Target, Upstream};
-use crate::dialect::{Call, Dialect, Fault, Redactor, UpstreamRequest};
-use crate::transcode::{End, Plan, Transcoder, UsageTally, complete_offsets};
+use crate::dialect::{Call, Dialect, Fault, Redactor, UpstreamRequest, refuse_unsupported};
+use crate::transcode::{End, Outcome, Plan, Transcoder, UsageTally, complete_offsets};
 
-use super::reply::{JSON, Reply, ReplyBody, StreamBody};
+use super::reply::{EVENT_STREAM, JSON, Reply, ReplyBody, StreamBody};
 use super::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
 
 /// What stays the same for all targets of one request.
@@ -26,6 +26,12 @@ pub(super) struct Prepared<'a> {
     redactor: Redactor,
 }
 
+/// What a target answered, and what that used if it is known already: a stream still has to tell.
+pub(super) struct Answered<B> {
+    pub reply: Reply<B>,
+    pub outcome: Option<Outcome>,
+}
+
 /// Why a target gave no answer.
 pub(super) struct Failed {
     /// What the client is told, should this be the last target.
@@ -38,7 +44,14 @@ impl Failed {
     fn retryable(error: ApiError) -> Self {
         Self { error, retryable: true }
     }
+
+    /// The client went away: nobody reads this, and no upstream is to blame.
+    fn client_gone() -> Self {
+        Self { error: ApiError::internal(), retryable: false }
+    }
 }
+
+const HTML: &str = "text/html";
 
 /// The longest error body that is read; a longer one says nothing that a client needs.
 const MAX_FAULT_BYTES: usize = 64 << 10;
@@ -49,7 +62,7 @@ impl<'a> Attempts<'a> {
         // The configuration's check has made sure that the upstream exists.
         let upstream = self.config.upstreams.get(&target.upstream).ok_or_else(ApiError::internal)?;
         let dialect = upstream.dialect.dialect();
-        crate::dialect::refuse_unsupported(self.request, dialect.capabilities())?;
+        refuse_unsupported(self.request, dialect.capabilities())?;
         let secret = match &upstream.key {
             None => None,
             Some(name) => Some(platform.secret(name).ok_or_else(|| {
@@ -77,7 +90,7 @@ impl<'a> Attempts<'a> {
         &self,
         platform: &P,
         prepared: Prepared<'a>,
-    ) -> Result<Reply<P::Body>, Failed> {
+    ) -> Result<Answered<P::Body>, Failed> {
         let Prepared { target, upstream, dialect, request, redactor } = prepared;
         let name = &target.upstream;
         let response = platform.call(request, upstream.headers_timeout_ms).await.map_err(|error| match error {
@@ -90,19 +103,37 @@ impl<'a> Attempts<'a> {
                 let message = "The upstream of this model took too long.";
                 Failed::retryable(ApiError::new(Case::UpstreamTimeout, message))
             }
-            // Nobody reads this.
-            CallError::ClientGone => Failed { error: ApiError::internal(), retryable: false },
+            CallError::ClientGone => Failed::client_gone(),
         })?;
-        let outcome = if !(200..300).contains(&response.status) {
-            Err(read_fault(dialect, response).await)
-        } else if self.request.stream {
-            return self.stream(platform, name, dialect, redactor, response).await;
+        let (status, content_type) = (response.status, &response.content_type);
+        let answered = if !(200..300).contains(&status) {
+            Err(Unanswered::Fault(read_fault(dialect, response).await))
+        } else if self.request.stream && !is_type(content_type, JSON) && !is_type(content_type, HTML) {
+            return self.stream(platform, name, dialect, redactor, response.body).await;
         } else {
-            self.answer(dialect, response)
-                .await
-                .map(|(choices, usage)| Reply::ok(JSON, write_completion(self.head, &choices, usage.usage())))
+            self.answer(dialect, response).await
         };
-        outcome.map_err(|fault| failed(platform, name, fault, &redactor))
+        match answered {
+            Ok((choices, usage)) => {
+                let reply = if self.request.stream {
+                    self.replay(&choices, &usage)
+                } else {
+                    Reply::ok(JSON, write_completion(self.head, &choices, usage.usage()))
+                };
+                let outcome = Outcome { failure: None, usage: usage.usage(), reported: usage.is_reported() };
+                Ok(Answered { reply, outcome: Some(outcome) })
+            }
+            Err(Unanswered::ClientGone) => Err(Failed::client_gone()),
+            Err(Unanswered::Fault(fault)) => {
+                let retryable = fault.is_retryable();
+                if retryable {
+                    // A client's own mistake is no news, and its words are none of the log's business.
+                    let message = redactor.redact(&fault.message);
+                    platform.warn(&format!("upstream `{name}` failed with {}: {message}", fault.status));
+                }
+                Err(Failed { error: fault.into_api_error(&redactor), retryable })
+            }
+        }
     }
 
     /// A whole answer, checked: as many choices as were asked for, each with its own index.
@@ -110,25 +141,25 @@ impl<'a> Attempts<'a> {
         &self,
         dialect: &dyn Dialect,
         mut response: UpstreamResponse<B>,
-    ) -> Result<(Vec<Choice>, UsageTally), Fault> {
-        if is_type(&response.content_type, "text/event-stream") || is_type(&response.content_type, "text/html") {
+    ) -> Result<(Vec<Choice>, UsageTally), Unanswered> {
+        let nonsense = |what: &str| Unanswered::Fault(Fault::nonsense(what));
+        if is_type(&response.content_type, EVENT_STREAM) || is_type(&response.content_type, HTML) {
             response.body.cancel();
-            return Err(Fault::nonsense(&format!("its answer is {}", response.content_type)));
+            return Err(nonsense(&format!("its answer is {}", response.content_type)));
         }
         let body = response.body.read_all(self.config.limits.max_answer_bytes).await.map_err(|error| match error {
-            ReadError::TooLong => Fault::nonsense("its answer is longer than limits.max_answer_bytes"),
-            ReadError::Broken(why) => Fault::nonsense(&format!("its answer broke off: {why}")),
+            ReadError::TooLong => nonsense("its answer is longer than limits.max_answer_bytes"),
+            ReadError::Broken(why) => nonsense(&format!("its answer broke off: {why}")),
+            ReadError::ClientGone => Unanswered::ClientGone,
         })?;
-        let (mut answer, report) = dialect.decode_answer(&body)?;
+        let (mut answer, report) = dialect.decode_answer(&body).map_err(Unanswered::Fault)?;
         let (expected, got) = (self.request.choices(), answer.choices.len());
         if let [choice] = answer.choices.as_mut_slice() {
             // Where there is one choice, it is meant, whatever number the upstream gives it.
             choice.index = 0;
         }
         if !(0..expected).eq(answer.choices.iter().map(|choice| choice.index)) {
-            return Err(Fault::nonsense(&format!(
-                "its answer has {got} choices of {expected}, or oddly numbered ones"
-            )));
+            return Err(nonsense(&format!("its answer has {got} choices of {expected}, or oddly numbered ones")));
         }
         let mut usage = UsageTally::new(self.request.prompt.estimated_tokens());
         usage.report(report);
@@ -152,46 +183,46 @@ impl<'a> Attempts<'a> {
         name: &str,
         dialect: &'static dyn Dialect,
         redactor: Redactor,
-        mut response: UpstreamResponse<P::Body>,
-    ) -> Result<Reply<P::Body>, Failed> {
-        if is_type(&response.content_type, JSON) {
-            return match self.answer(dialect, response).await {
-                Ok((choices, usage)) => Ok(self.replay(&choices, &usage)),
-                Err(fault) => Err(failed(platform, name, fault, &redactor)),
-            };
-        }
-        if is_type(&response.content_type, "text/html") {
-            response.body.cancel();
-            return Err(failed(platform, name, Fault::nonsense("its stream is text/html"), &redactor));
-        }
+        mut upstream: P::Body,
+    ) -> Result<Answered<P::Body>, Failed> {
         let plan = Plan {
             choices: self.request.choices(),
             estimated_prompt_tokens: self.request.prompt.estimated_tokens(),
             max_event_bytes: self.config.limits.max_event_bytes,
         };
         let mut transcoder = Transcoder::new(dialect, self.writer(), redactor, &plan);
-        let mut upstream = response.body;
         let mut first = Vec::new();
         // Until there is something to send, the client has no status yet, and the next target is still open.
         while first.is_empty() {
             match upstream.read().await {
                 Ok(Some(bytes)) => transcoder.feed(&bytes, &mut first),
                 Ok(None) => drop(transcoder.finish(End::Closed, &mut first)),
+                Err(ReadError::ClientGone) => {
+                    upstream.cancel();
+                    return Err(Failed::client_gone());
+                }
                 Err(_) => drop(transcoder.finish(End::Broken, &mut first)),
             }
         }
-        if let Some(error) = transcoder.failure_before_first_chunk() {
-            upstream.cancel();
-            platform.warn(&format!("upstream `{name}` failed before its first chunk: {}", error.message));
-            let retryable = !matches!(error.case, Case::UpstreamRefused(_));
-            return Err(Failed { error: error.clone(), retryable });
+        if !transcoder.is_over() {
+            let body = StreamBody { first, upstream, transcoder, settlement: None };
+            return Ok(Answered { reply: Reply::stream(ReplyBody::Stream(Box::new(body))), outcome: None });
         }
-        Ok(Reply::stream(if transcoder.is_over() {
+        let outcome = transcoder.outcome();
+        let Some(error) = &outcome.failure else {
             upstream.release();
-            ReplyBody::Chunks(first)
-        } else {
-            ReplyBody::Stream(Box::new(StreamBody { first, upstream, transcoder }))
-        }))
+            return Ok(Answered { reply: Reply::stream(ReplyBody::Chunks(first)), outcome: Some(outcome) });
+        };
+        upstream.cancel();
+        let retryable = !matches!(error.case, Case::UpstreamRefused(_));
+        if retryable {
+            platform.warn(&format!("upstream `{name}` failed in its stream: {}", error.message));
+        }
+        match transcoder.failure_before_first_chunk() {
+            Some(error) => Err(Failed { error: error.clone(), retryable }),
+            // It failed after a chunk, though both came at once: the client gets what there is.
+            None => Ok(Answered { reply: Reply::stream(ReplyBody::Chunks(first)), outcome: Some(outcome) }),
+        }
     }
 
     /// A whole answer where a stream was wanted, as the stream that it would have been.
@@ -208,6 +239,12 @@ impl<'a> Attempts<'a> {
     }
 }
 
+/// Why there is no whole answer.
+enum Unanswered {
+    ClientGone,
+    Fault(Fault),
+}
+
 async fn read_fault<B: UpstreamBody>(dialect: &dyn Dialect, mut response: UpstreamResponse<B>) -> Fault {
     let body = response.body.read_all(MAX_FAULT_BYTES).await.unwrap_or_default();
     let mut fault = dialect.decode_fault(response.status, &body);
@@ -215,16 +252,8 @@ async fn read_fault<B: UpstreamBody>(dialect: &dyn Dialect, mut response: Upstre
     fault
 }
 
-fn failed<P: Platform>(platform: &P, name: &str, fault: Fault, redactor: &Redactor) -> Failed {
-    let retryable = fault.is_retryable();
-    if retryable {
-        // A client's own mistake is no news; the rest concerns the operator.
-        platform.warn(&format!("upstream `{name}` failed with {}: {}", fault.status, redactor.redact(&fault.message)));
-    }
-    Failed { error: fault.into_api_error(redactor), retryable }
-}
-
-/// Whether a content type is this one, whatever its parameters.
+/// Whether two content types are the same, whatever their parameters.
 fn is_type(content_type: &str, expected: &str) -> bool {
-    content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(expected))
+    let essence = |text: &str| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence(content_type) == essence(expected)
 }

@@ -3,18 +3,22 @@
 mod attempt;
 mod directory;
 mod platform;
+mod quota_step;
 mod reply;
 
 use crate::api::{ApiError, Case, ChunkFormat, ChunkHead, CompletionRequest, ModelCard, write_model, write_models};
 use crate::config::{GatewayConfig, Model};
+use crate::dialect::Capabilities;
+use crate::quota::Standing;
 use crate::tenant::{Allowed, ApiKey, KeyRecord, TenantRecord, TenantStatus};
 
 use std::rc::Rc;
 
-use attempt::{Attempts, Failed};
+use attempt::{Answered, Attempts, Failed};
 use directory::Directory;
 pub use platform::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
-use reply::{JSON, Timing};
+pub use quota_step::Settlement;
+pub(crate) use reply::{JSON, Timing};
 pub use reply::{Reply, ReplyBody, StreamBody};
 
 /// What of a request's head concerns us.
@@ -24,6 +28,8 @@ pub struct Head {
     pub method: String,
     /// Without the query, percent-encoding as it came.
     pub path: String,
+    /// Without its question mark, percent-encoding as it came.
+    pub query: String,
     /// `authorization`.
     pub authorization: Option<String>,
     /// `content-type`.
@@ -38,6 +44,10 @@ pub struct Head {
     pub origin: Option<String>,
     /// `access-control-request-headers`.
     pub wanted_headers: Option<String>,
+    /// `if-match`.
+    pub if_match: Option<String>,
+    /// `if-none-match`.
+    pub if_none_match: Option<String>,
 }
 
 /// Randomness for one request: half of it names the request, half of it the completion.
@@ -73,6 +83,14 @@ impl<'a> Route<'a> {
     }
 }
 
+/// What is learnt of a request on its way, and told in the headers of its answer.
+struct Visit {
+    timing: Timing,
+    caller: Option<Rc<Caller>>,
+    /// Where the caller's limits stand, if anybody has asked the ledger.
+    standings: Option<Vec<Standing>>,
+}
+
 /// Whom a valid key stands for.
 struct Caller {
     key: Rc<KeyRecord>,
@@ -88,7 +106,8 @@ impl Caller {
 impl Gateway {
     /// Answers a request. Whatever happens, there is an answer, with the headers that every answer has.
     pub async fn handle<P: Platform>(&self, platform: &P, head: &Head, entropy: Entropy) -> Reply<P::Body> {
-        let mut timing = Timing { began_ms: platform.now_ms(), auth_ms: None, upstream_ms: None };
+        let timing = Timing::from(platform.now_ms());
+        let mut visit = Visit { timing, caller: None, standings: None };
         let request_id = request_id(head, entropy);
         let (reply, cors) = match Route::of(&head.path) {
             None => (Err(ApiError::unknown_url(&head.method, &head.path)), None),
@@ -102,7 +121,11 @@ impl Gateway {
                 let reply = if head.method == "OPTIONS" && cors.is_some() {
                     Ok(preflight(head, method))
                 } else if head.method == method {
-                    self.route(platform, head, entropy, route, config, &mut timing).await
+                    let reply = self.route(platform, head, entropy, route, config.clone(), &mut visit).await;
+                    if let (Some(caller), None, Ok(config)) = (&visit.caller, &visit.standings, &config) {
+                        visit.standings = quota_step::standings(platform, config, caller).await;
+                    }
+                    reply
                 } else {
                     Err(ApiError::method_not_supported(&head.method, &head.path, method))
                 };
@@ -111,7 +134,8 @@ impl Gateway {
         };
         reply
             .unwrap_or_else(|error| Reply::error(&error))
-            .with_common_headers(&request_id, &timing, platform.now_ms())
+            .with_common_headers(&request_id, &visit.timing, platform.now_ms())
+            .with_rate_headers(visit.standings.as_deref().unwrap_or_default())
             .with_cors(cors.as_ref(), head.origin.as_deref())
     }
 
@@ -122,19 +146,19 @@ impl Gateway {
         entropy: Entropy,
         route: Route<'_>,
         config: Result<Rc<GatewayConfig>, ApiError>,
-        timing: &mut Timing,
+        visit: &mut Visit,
     ) -> Result<Reply<P::Body>, ApiError> {
         match route {
-            Route::Completions => self.complete(platform, head, entropy, config, timing).await,
+            Route::Completions => self.complete(platform, head, entropy, config, visit).await,
             Route::Models => {
-                let caller = self.authenticate(platform, head, timing).await?;
+                let caller = self.authenticate(platform, head, visit).await?;
                 let config = config?;
                 let allowed = config.models.iter().filter(|(name, _)| caller.may_use(name));
                 let cards: Vec<ModelCard<'_>> = allowed.map(|(name, model)| card(&config, name, model)).collect();
                 Ok(Reply::ok(JSON, write_models(&cards)))
             }
             Route::Model(encoded) => {
-                let caller = self.authenticate(platform, head, timing).await?;
+                let caller = self.authenticate(platform, head, visit).await?;
                 let (config, name) = (config?, percent_decoded(encoded));
                 let (name, model) = allowed_model(&config, &caller, &name)?;
                 Ok(Reply::ok(JSON, write_model(&card(&config, name, model))))
@@ -150,20 +174,20 @@ impl Gateway {
     /// 3. body read up to the limit, parsed and checked whole → 400, 413, 415
     /// 4. model → targets that this key may use → 404
     /// 5. request encoded for the targets' dialects → 400
-    /// 6. quota: every authenticated request is admitted
+    /// 6. quota reserved in the tenant's ledger, all dimensions at once or none → 429, 400, 503
     /// 7. upstream called; before the first byte has gone to the client, the next target may be tried → 502, 504
     /// 8. answer decoded, or the stream transcoded
-    /// 9. the outcome, whose usage is what a quota would be charged
+    /// 9. settled exactly once, however it ended: usage as reported, or as observed if not
     async fn complete<P: Platform>(
         &self,
         platform: &P,
         head: &Head,
         entropy: Entropy,
         config: Result<Rc<GatewayConfig>, ApiError>,
-        timing: &mut Timing,
+        visit: &mut Visit,
     ) -> Result<Reply<P::Body>, ApiError> {
         // 1. and 2.
-        let caller = self.authenticate(platform, head, timing).await?;
+        let caller = self.authenticate(platform, head, visit).await?;
         let config = config?;
 
         // 3. The head is checked before the body is read, and the body whole before anything is looked up.
@@ -172,7 +196,7 @@ impl Gateway {
         let limit = config.limits.max_body_bytes;
         let body = platform.request_body(limit).await.map_err(|error| match error {
             ReadError::TooLong => ApiError::body_too_large(limit),
-            ReadError::Broken(_) => ApiError::not_json(),
+            ReadError::Broken(_) | ReadError::ClientGone => ApiError::not_json(),
         })?;
         let request = CompletionRequest::parse(&body)?;
 
@@ -182,34 +206,49 @@ impl Gateway {
         // 5. A target that cannot carry the request is passed over, as long as another one can.
         let completion = ChunkHead {
             id: format!("cmpl-{}", hex(entropy.0.get(16..).unwrap_or_default())),
-            created: timing.began_ms / 1000,
+            created: visit.timing.began_ms / 1000,
             model: name.to_owned(),
         };
         let format = format.or(caller.key.chunk_format).or(model.chunk_format).unwrap_or_default();
         let attempts = Attempts { request: &request, config: &config, model, head: &completion, format };
-        let (mut prepared, mut refusal) = (Vec::with_capacity(1), None);
-        for target in &model.targets {
-            match attempts.prepare(platform, target) {
-                Ok(call) => prepared.push(call),
-                Err(error) => drop(refusal.get_or_insert(error)),
-            }
-        }
+        let mut refusal = None;
+        let mut calls = model.targets.iter().filter_map(|target| {
+            let call = attempts.prepare(platform, target);
+            call.map_err(|error| refusal = refusal.take().or(Some(error))).ok()
+        });
+        let Some(first) = calls.next() else {
+            drop(calls);
+            return Err(refusal.unwrap_or_else(ApiError::internal));
+        };
 
-        // 6. This is where a quota is reserved: the request is known to be servable, and nothing has been spent.
+        // 6. The request is known to be servable, and nothing has been spent.
+        let lease = completion.id.as_str();
+        let settlement =
+            quota_step::reserve(platform, &config, &caller, &request, model, lease, &mut visit.standings).await?;
 
-        // 7. and 8.
-        let mut last = refusal.unwrap_or_else(ApiError::internal);
-        for call in prepared {
+        // 7. and 8. The calls of further targets are written when they are needed.
+        let mut last = ApiError::internal();
+        for call in std::iter::once(first).chain(calls) {
             match attempts.send(platform, call).await {
-                Ok(reply) => {
-                    // 9. A whole answer is settled here, a stream by whoever pumps it, with the transcoder's outcome.
-                    timing.upstream_ms = Some(since(platform, timing));
+                Ok(Answered { mut reply, outcome }) => {
+                    visit.timing.upstream_ms = Some(since(platform, &visit.timing));
+                    // 9. A whole answer is settled here, a stream by whoever pumps it.
+                    match (outcome, &mut reply.body) {
+                        (Some(outcome), _) => settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome)),
+                        (None, ReplyBody::Stream(stream)) => stream.settlement = settlement,
+                        (None, _) => {}
+                    }
                     return Ok(reply);
                 }
-                Err(Failed { error, retryable: true }) => last = error,
-                Err(Failed { error, retryable: false }) => return Err(error),
+                Err(Failed { error, retryable }) => {
+                    last = error;
+                    if !retryable {
+                        break;
+                    }
+                }
             }
         }
+        settle(platform, settlement.as_ref(), Settlement::of_nothing);
         Err(last)
     }
 
@@ -218,18 +257,31 @@ impl Gateway {
         &self,
         platform: &P,
         head: &Head,
-        timing: &mut Timing,
-    ) -> Result<Caller, ApiError> {
+        visit: &mut Visit,
+    ) -> Result<Rc<Caller>, ApiError> {
         let token = head.authorization.as_deref().and_then(ApiKey::bearer_token).ok_or_else(ApiError::no_key)?;
         let hash = ApiKey::parse(token).ok_or_else(ApiError::invalid_key)?.hash();
         let key = self.directory.key(platform, &hash).await?;
         let key = key.filter(|key| key.is_valid(platform.now_ms())).ok_or_else(ApiError::invalid_key)?;
         let tenant = self.directory.tenant(platform, &key.tenant).await?.ok_or_else(ApiError::invalid_key)?;
-        timing.auth_ms = Some(since(platform, timing));
+        visit.timing.auth_ms = Some(since(platform, &visit.timing));
         if tenant.status == TenantStatus::Suspended {
             return Err(ApiError::suspended());
         }
-        Ok(Caller { key, tenant })
+        let caller = Rc::new(Caller { key, tenant });
+        visit.caller = Some(Rc::clone(&caller));
+        Ok(caller)
+    }
+}
+
+/// Tells the ledger, if it has promised anything.
+fn settle<P: Platform>(
+    platform: &P,
+    settlement: Option<&Settlement>,
+    used: impl FnOnce(&Settlement) -> crate::quota::Settle,
+) {
+    if let Some(settlement) = settlement {
+        platform.settle_later(&settlement.tenant, used(settlement));
     }
 }
 
@@ -249,20 +301,21 @@ fn allowed_model<'a>(config: &'a GatewayConfig, caller: &Caller, name: &str) -> 
         .ok_or_else(|| ApiError::model_not_found(name))
 }
 
-/// A model as `/v1/models` shows it: able to do what its first target's dialect is.
+/// A model as `/v1/models` shows it: able to do what any of its targets is, since a request goes to one that can.
 fn card<'a>(config: &'a GatewayConfig, name: &'a str, model: &'a Model) -> ModelCard<'a> {
-    let first = model.targets.first().and_then(|target| config.upstreams.get(&target.upstream));
+    let upstreams = model.targets.iter().filter_map(|target| config.upstreams.get(&target.upstream));
+    let dialects: Vec<_> = upstreams.map(|upstream| upstream.dialect.dialect().capabilities()).collect();
     ModelCard {
         id: name,
         object: "model",
         created: model.created,
         owned_by: &model.owned_by,
-        capabilities: first.map(|upstream| upstream.dialect.dialect().capabilities().by_name()).unwrap_or_default(),
+        capabilities: Capabilities::best_by_name(&dialects),
     }
 }
 
 /// 415 unless the body is JSON, and plainly so.
-fn check_content_type(head: &Head) -> Result<(), ApiError> {
+pub(crate) fn check_content_type(head: &Head) -> Result<(), ApiError> {
     let unsupported = |message: String| Err(ApiError::new(Case::UnsupportedMedia, message));
     if let Some(encoding) = head.content_encoding.as_deref().filter(|encoding| *encoding != "identity") {
         return unsupported(format!("Unsupported content encoding '{encoding}': send the body as it is."));
@@ -295,7 +348,7 @@ fn preflight<B>(head: &Head, method: &'static str) -> Reply<B> {
 }
 
 /// The client's own request id if it is a sane one, else one of ours.
-fn request_id(head: &Head, entropy: Entropy) -> String {
+pub(crate) fn request_id(head: &Head, entropy: Entropy) -> String {
     let sane = |id: &&str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
@@ -311,7 +364,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// A path segment as it was meant; an escape that is none stays as it is.
-fn percent_decoded(text: &str) -> String {
+pub(crate) fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

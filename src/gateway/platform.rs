@@ -1,6 +1,7 @@
 //! What the gateway needs of the world: KV, secrets, a clock, and a way to call upstreams.
 
 use crate::dialect::UpstreamRequest;
+use crate::quota;
 
 /// The runtime, as one request sees it. Everything runs on one thread; no future is shared between requests.
 #[expect(async_fn_in_trait, reason = "the gateway is generic over its one platform, and Workers have no second thread")]
@@ -22,6 +23,13 @@ pub trait Platform {
 
     /// Calls an upstream and waits for its headers, at most `timeout_ms`. Redirects are not followed.
     async fn call(&self, request: UpstreamRequest, timeout_ms: u32) -> Result<UpstreamResponse<Self::Body>, CallError>;
+
+    /// Asks the ledger of a tenant, and waits at most `timeout_ms`. The error is for the log: the ledger failed, or was
+    /// too slow, and what was asked of it may have happened or not.
+    async fn ledger(&self, tenant: &str, call: &quota::Call, timeout_ms: u32) -> Result<quota::Reply, String>;
+
+    /// Tells a tenant's ledger how a request ended, without letting anybody wait for it.
+    fn settle_later(&self, tenant: &str, settle: quota::Settle);
 
     /// Writes a line into the operator's log.
     fn warn(&self, message: &str);
@@ -75,4 +83,6 @@ pub enum ReadError {
     TooLong,
     /// It broke off. The text is for the log.
     Broken(String),
+    /// The client went away; there is nobody to answer.
+    ClientGone,
 }

@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::api::ApiError;
+use crate::api::{ApiError, Case};
 use crate::config::Cors;
+use crate::quota::{Standing, rate_headers};
 use crate::transcode::Transcoder;
+
+use super::Settlement;
 
 /// An answer on its way out.
 #[derive(Debug)]
@@ -40,16 +43,18 @@ pub struct StreamBody<B> {
     pub upstream: B,
     /// What it goes through.
     pub transcoder: Transcoder,
+    /// What is to be settled when the stream has ended, however it ends.
+    pub settlement: Option<Settlement>,
 }
 
 /// The media type of a JSON answer.
-pub(super) const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 /// The media type of a stream.
 pub(super) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
 impl<B> Reply<B> {
     /// 200 with bytes.
-    pub(super) fn ok(content_type: &str, bytes: Vec<u8>) -> Self {
+    pub(crate) fn ok(content_type: &str, bytes: Vec<u8>) -> Self {
         let mut reply = Self { status: 200, headers: Vec::with_capacity(16), body: ReplyBody::Bytes(bytes) };
         reply.header("content-type", content_type);
         reply
@@ -64,12 +69,12 @@ impl<B> Reply<B> {
     }
 
     /// 204.
-    pub(super) fn no_content() -> Self {
+    pub(crate) fn no_content() -> Self {
         Self { status: 204, headers: Vec::new(), body: ReplyBody::Empty }
     }
 
     /// The error in its documented shape.
-    pub(super) fn error(error: &ApiError) -> Self {
+    pub(crate) fn error(error: &ApiError) -> Self {
         let mut reply = Self::ok(JSON, error.to_json().into_bytes());
         reply.status = error.status();
         if let Some(allow) = error.allow {
@@ -79,6 +84,10 @@ impl<B> Reply<B> {
             // RFC 9110, 11.6.1: a 401 names the scheme that it wants.
             reply.header("www-authenticate", "Bearer");
         }
+        if matches!(error.case, Case::QuotaExhausted | Case::UpstreamAuth) {
+            // SDKs retry a 429 and a 5xx by themselves, and these will not change for hours.
+            reply.header("x-should-retry", "false");
+        }
         if let (Some(seconds), Some(ms)) = (error.retry_after_seconds(), error.retry_after_ms) {
             reply.header("retry-after", seconds.to_string());
             reply.header("retry-after-ms", ms.to_string());
@@ -86,17 +95,23 @@ impl<B> Reply<B> {
         reply
     }
 
-    pub(super) fn header(&mut self, name: &'static str, value: impl Into<String>) {
+    pub(crate) fn header(&mut self, name: &'static str, value: impl Into<String>) {
         self.headers.push((name, value.into()));
     }
 
     /// The headers that every answer has.
-    pub(super) fn with_common_headers(mut self, request_id: &str, timing: &Timing, now_ms: u64) -> Self {
+    pub(crate) fn with_common_headers(mut self, request_id: &str, timing: &Timing, now_ms: u64) -> Self {
         self.header("x-request-id", request_id);
         self.header("openai-version", "2020-10-01");
         self.header("openai-processing-ms", now_ms.saturating_sub(timing.began_ms).to_string());
         self.header("server-timing", timing.header());
         self.header("access-control-expose-headers", EXPOSED);
+        self
+    }
+
+    /// The headers that tell what is left.
+    pub(super) fn with_rate_headers(mut self, standings: &[Standing]) -> Self {
+        self.headers.extend(rate_headers(standings));
         self
     }
 
@@ -113,12 +128,14 @@ impl<B> Reply<B> {
 }
 
 /// Our own headers, so that pages can read them.
-const EXPOSED: &str = "x-request-id, openai-version, openai-processing-ms, server-timing, retry-after, retry-after-ms";
+const EXPOSED: &str = "x-request-id, openai-version, openai-processing-ms, server-timing, retry-after, retry-after-ms, \
+    x-should-retry, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
+    x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 
 /// What took how long, in milliseconds. The runtime's clock stands still while it computes, so these are waits.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_field_names, reason = "the unit belongs into the name")]
-pub(super) struct Timing {
+pub(crate) struct Timing {
     /// When the request came, since 1970.
     pub began_ms: u64,
     /// Reading the key's and the tenant's records.
@@ -128,6 +145,11 @@ pub(super) struct Timing {
 }
 
 impl Timing {
+    /// Of a request that came just now.
+    pub(crate) const fn from(began_ms: u64) -> Self {
+        Self { began_ms, auth_ms: None, upstream_ms: None }
+    }
+
     fn header(&self) -> String {
         let mut header = String::new();
         for (name, ms) in [("auth", self.auth_ms), ("upstream", self.upstream_ms)] {

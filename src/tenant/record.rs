@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::api::ChunkFormat;
+use crate::quota::Limits;
 
 /// KV `key:<hash>`: what a key may do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub struct KeyRecord {
     /// The format of chunks, where the request does not say one.
     #[serde(default)]
     pub chunk_format: Option<ChunkFormat>,
+    /// What it may spend, within what its tenant may.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// Whether a key opens anything.
@@ -55,6 +59,9 @@ pub struct TenantRecord {
     /// The models that its keys may use; absent or null is all.
     #[serde(default)]
     pub models: Option<Vec<String>>,
+    /// What all its keys together may spend.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// Whether a tenant's keys open anything.
@@ -122,9 +129,9 @@ mod tests {
 
     #[test]
     fn the_bytes_of_records_outlive_a_deploy() {
-        let key = r#"{"version":1,"tenant":"acme","id":"k1k1k1k1","name":"ci","status":"active","expires_at":1800000000,"models":["m"],"chunk_format":"openai"}"#;
+        let key = r#"{"version":1,"tenant":"acme","id":"k1k1k1k1","name":"ci","status":"active","expires_at":1800000000,"models":["m"],"chunk_format":"openai","limits":{"requests_per_day":5}}"#;
         assert_eq!(serde_json::to_string(&KeyRecord::parse(key.as_bytes()).unwrap()).unwrap(), key);
-        let tenant = r#"{"version":1,"name":"Acme","status":"suspended","models":null}"#;
+        let tenant = r#"{"version":1,"name":"Acme","status":"suspended","models":null,"limits":{"tokens_per_minute":1,"concurrent_requests":2}}"#;
         assert_eq!(serde_json::to_string(&TenantRecord::parse(tenant.as_bytes()).unwrap()).unwrap(), tenant);
     }
 
@@ -132,7 +139,7 @@ mod tests {
     fn the_least_record_and_one_from_the_future() {
         let least = br#"{"version":1,"tenant":"acme","id":"k1k1k1k1","status":"revoked"}"#;
         assert!(!KeyRecord::parse(least).unwrap().is_valid(0));
-        let newer = br#"{"version":1,"status":"active","limits":{"requests_per_day":1}}"#;
+        let newer = br#"{"version":1,"status":"active","limits":{"jokes_per_day":1},"colour":"red"}"#;
         assert!(TenantRecord::parse(newer).is_ok());
         assert!(TenantRecord::parse(br#"{"version":2,"status":"active"}"#).unwrap_err().contains("version"));
         assert!(KeyRecord::parse(br#"{"version":1}"#).is_err());

@@ -16,11 +16,15 @@
 )]
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use completions_edge::dialect::UpstreamRequest;
 use completions_edge::gateway::{
     CallError, Entropy, Gateway, Head, Platform, ReadError, Reply, ReplyBody, UpstreamBody, UpstreamResponse,
+};
+use completions_edge::quota::{
+    Call, Desk, JOURNAL_SLOTS, Ledger, Record, Reply as LedgerReply, Settle, Store, StoredRecord, UsageCounts,
+    UsageKey, UsageRow, Written,
 };
 use completions_edge::transcode::{End, Outcome};
 use futures_util::FutureExt as _;
@@ -94,6 +98,93 @@ pub struct World {
     pub calls: RefCell<Vec<UpstreamRequest>>,
     pub log: RefCell<Vec<String>>,
     pub let_go: std::rc::Rc<RefCell<LetGo>>,
+    /// By tenant.
+    pub ledgers: RefCell<HashMap<String, Desk<MemoryStore>>>,
+    pub ledger_fails: Cell<bool>,
+    /// Every call, as the ledgers got it.
+    pub ledger_calls: RefCell<Vec<(String, Call)>>,
+}
+
+/// A ledger's store in maps.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    pub snapshot: Option<(u64, String)>,
+    pub journal: BTreeMap<u64, String>,
+    pub usage: BTreeMap<UsageKey, UsageCounts>,
+    pub records: BTreeMap<String, StoredRecord>,
+    /// Rows written, for what a request costs.
+    pub rows_written: u64,
+}
+
+impl Store for MemoryStore {
+    fn snapshot(&self) -> Result<Option<(u64, Ledger)>, String> {
+        Ok(self.snapshot.as_ref().map(|(seq, json)| (*seq, serde_json::from_str(json).unwrap())))
+    }
+
+    fn journal_after(&self, seq: u64) -> Result<Vec<Written>, String> {
+        let mut entries: Vec<Written> = self
+            .journal
+            .values()
+            .map(|json| {
+                let (seq, now_ms, entry) = serde_json::from_str(json).unwrap();
+                Written { seq, now_ms, entry }
+            })
+            .filter(|written| written.seq > seq)
+            .collect();
+        entries.sort_by_key(|written| written.seq);
+        Ok(entries)
+    }
+
+    fn append(&mut self, written: &Written) -> Result<(), String> {
+        let json = serde_json::to_string(&(written.seq, written.now_ms, &written.entry)).unwrap();
+        self.journal.insert(written.seq % JOURNAL_SLOTS, json);
+        self.rows_written += 1;
+        Ok(())
+    }
+
+    fn write_snapshot(&mut self, seq: u64, ledger: &Ledger) -> Result<(), String> {
+        self.snapshot = Some((seq, serde_json::to_string(ledger).unwrap()));
+        self.rows_written += 1;
+        Ok(())
+    }
+
+    fn add_usage(&mut self, rows: &[UsageRow]) -> Result<(), String> {
+        for UsageRow { by, counts } in rows {
+            let sum = self.usage.entry(by.clone()).or_default();
+            sum.requests += counts.requests;
+            sum.prompt_tokens += counts.prompt_tokens;
+            sum.completion_tokens += counts.completion_tokens;
+            sum.estimated += counts.estimated;
+            sum.refused += counts.refused;
+            sum.errors += counts.errors;
+            self.rows_written += 1;
+        }
+        Ok(())
+    }
+
+    fn usage(&self, from: &str, to: &str) -> Result<Vec<UsageRow>, String> {
+        let rows = self.usage.iter().filter(|(by, _)| (from..=to).contains(&by.day.as_str()));
+        Ok(rows.map(|(by, counts)| UsageRow { by: by.clone(), counts: counts.clone() }).collect())
+    }
+
+    fn record(&self, name: &str) -> Result<Option<StoredRecord>, String> {
+        Ok(self.records.get(name).cloned())
+    }
+
+    fn records(&self, prefix: &str, after: &str, limit: u32) -> Result<Vec<Record>, String> {
+        let records = self.records.iter().filter_map(|(name, stored)| {
+            let value = stored.value.clone()?;
+            Some(Record { name: name.clone(), value, version: stored.version })
+        });
+        let wanted = records.filter(|record| record.name.starts_with(prefix) && record.name.as_str() > after);
+        Ok(wanted.take(limit as usize).collect())
+    }
+
+    fn write_record(&mut self, name: &str, record: &StoredRecord) -> Result<(), String> {
+        self.records.insert(name.to_owned(), record.clone());
+        self.rows_written += 1;
+        Ok(())
+    }
 }
 
 impl Default for World {
@@ -109,6 +200,9 @@ impl Default for World {
             calls: RefCell::default(),
             log: RefCell::default(),
             let_go: std::rc::Rc::default(),
+            ledgers: RefCell::default(),
+            ledger_fails: Cell::default(),
+            ledger_calls: RefCell::default(),
         };
         world.put("config", CONFIG);
         world.put(&key_name(KEY), r#"{"version":1,"tenant":"acme","id":"demo0001","status":"active"}"#);
@@ -146,7 +240,7 @@ impl World {
         *self.body.borrow_mut() = body.as_bytes().to_vec();
         let entropy = std::array::from_fn(|i| u8::try_from(i).unwrap());
         let reply = gateway.handle(self, head, Entropy(entropy)).now_or_never().expect("nothing here waits");
-        receive(reply)
+        self.receive(reply)
     }
 
     /// A completion request with the key of the world.
@@ -203,25 +297,31 @@ impl Received {
     }
 }
 
-/// Drives a reply to its end, as the pump does.
-fn receive(reply: Reply<Body>) -> Received {
-    let Reply { status, headers, body } = reply;
-    let (body, outcome) = match body {
-        ReplyBody::Empty => (Vec::new(), None),
-        ReplyBody::Bytes(bytes) | ReplyBody::Chunks(bytes) => (bytes, None),
-        ReplyBody::Stream(mut stream) => {
-            let mut out = stream.first;
-            while !stream.transcoder.is_over() {
-                match stream.upstream.read().now_or_never().unwrap() {
-                    Ok(Some(bytes)) => stream.transcoder.feed(&bytes, &mut out),
-                    Ok(None) => drop(stream.transcoder.finish(End::Closed, &mut out)),
-                    Err(_) => drop(stream.transcoder.finish(End::Broken, &mut out)),
+impl World {
+    /// Drives a reply to its end, as the pump does, and settles it.
+    fn receive(&self, reply: Reply<Body>) -> Received {
+        let Reply { status, headers, body } = reply;
+        let (body, outcome) = match body {
+            ReplyBody::Empty => (Vec::new(), None),
+            ReplyBody::Bytes(bytes) | ReplyBody::Chunks(bytes) => (bytes, None),
+            ReplyBody::Stream(mut stream) => {
+                let mut out = stream.first;
+                while !stream.transcoder.is_over() {
+                    match stream.upstream.read().now_or_never().unwrap() {
+                        Ok(Some(bytes)) => stream.transcoder.feed(&bytes, &mut out),
+                        Ok(None) => drop(stream.transcoder.finish(End::Closed, &mut out)),
+                        Err(_) => drop(stream.transcoder.finish(End::Broken, &mut out)),
+                    }
                 }
+                let outcome = stream.transcoder.outcome();
+                if let Some(settlement) = &stream.settlement {
+                    self.settle_later(&settlement.tenant, settlement.of_stream(&outcome));
+                }
+                (out, Some(outcome))
             }
-            (out, Some(stream.transcoder.outcome()))
-        }
-    };
-    Received { status, headers, body: String::from_utf8(body).unwrap(), outcome }
+        };
+        Received { status, headers, body: String::from_utf8(body).unwrap(), outcome }
+    }
 }
 
 pub struct Body {
@@ -278,6 +378,20 @@ impl Platform for World {
             self.answers.borrow_mut().pop_front().expect("the script has an answer for every call")?;
         let body = Body { pieces, let_go: std::rc::Rc::clone(&self.let_go) };
         Ok(UpstreamResponse { status, content_type: content_type.to_owned(), retry_after_ms, body })
+    }
+
+    async fn ledger(&self, tenant: &str, call: &Call, _: u32) -> Result<LedgerReply, String> {
+        if self.ledger_fails.get() {
+            return Err("the ledger is down".to_owned());
+        }
+        self.ledger_calls.borrow_mut().push((tenant.to_owned(), call.clone()));
+        let mut ledgers = self.ledgers.borrow_mut();
+        let desk = ledgers.entry(tenant.to_owned()).or_insert_with(|| Desk::open(MemoryStore::default()).unwrap());
+        desk.answer(call.clone(), self.now_ms.get())
+    }
+
+    fn settle_later(&self, tenant: &str, settle: Settle) {
+        let _ = self.ledger(tenant, &Call::Settle(settle), 0).now_or_never().expect("nothing here waits");
     }
 
     fn warn(&self, message: &str) {

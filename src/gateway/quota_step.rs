@@ -1,0 +1,153 @@
+//! Step 6 and step 9: the quota reserved before an upstream is called, and settled when it is known what was used.
+
+use crate::api::{ApiError, Case, CompletionRequest, Usage};
+use crate::config::{GatewayConfig, Model, OnFailure};
+use crate::quota::{Call, Denial, Dimension, Refusal, Reply as LedgerReply, Reserve, Settle, Standing, go_duration};
+use crate::transcode::Outcome;
+
+use super::{Caller, Platform};
+
+/// A promise of the ledger, to be settled exactly once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// Whose ledger.
+    pub tenant: String,
+    /// Its name for the promise.
+    pub lease: String,
+    /// Milliseconds for which it holds; a stream that lasts longer renews it.
+    pub lease_ms: u32,
+}
+
+impl Settlement {
+    /// What the ledger is told of a request of which so much was used.
+    #[must_use]
+    pub fn of_usage(&self, usage: Usage, reported: bool) -> Settle {
+        Settle {
+            lease: self.lease.clone(),
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            estimated: !reported,
+            failed: false,
+        }
+    }
+
+    /// What the ledger is told of a stream.
+    #[must_use]
+    pub fn of_stream(&self, outcome: &Outcome) -> Settle {
+        Settle { failed: outcome.failure.is_some(), ..self.of_usage(outcome.usage, outcome.reported) }
+    }
+
+    /// What the ledger is told of a request that no upstream answered: it used nothing.
+    #[must_use]
+    pub fn of_nothing(&self) -> Settle {
+        Settle { failed: true, ..self.of_usage(Usage::default(), true) }
+    }
+}
+
+/// The most tokens that the choices may have together. Candidates that are thrown away cost what choices cost.
+fn most_completion_tokens(request: &CompletionRequest<'_>, model: &Model) -> u64 {
+    let max_tokens = request.max_tokens.unwrap_or(model.default_max_tokens);
+    let candidates = request.best_of.unwrap_or(request.n).max(request.n);
+    let prompts = u64::try_from(request.prompt.count()).unwrap_or(u64::MAX);
+    u64::from(max_tokens).saturating_mul(u64::from(candidates)).saturating_mul(prompts)
+}
+
+/// Reserves in all dimensions of tenant and key, or in none. `standings` is where the limits stand afterwards, also if
+/// the request is refused. Nothing is promised where quotas are off, or where the ledger fails and the configuration
+/// lets requests pass.
+pub(super) async fn reserve<P: Platform>(
+    platform: &P,
+    config: &GatewayConfig,
+    caller: &Caller,
+    request: &CompletionRequest<'_>,
+    model: &Model,
+    lease: &str,
+    standings: &mut Option<Vec<Standing>>,
+) -> Result<Option<Settlement>, ApiError> {
+    let quota = config.quota;
+    if !quota.enabled {
+        return Ok(None);
+    }
+    let settlement =
+        Settlement { tenant: caller.key.tenant.clone(), lease: lease.to_owned(), lease_ms: quota.lease_ms };
+    let call = Call::Reserve(Reserve {
+        lease: settlement.lease.clone(),
+        key: caller.key.id.clone(),
+        model: request.model.to_string(),
+        prompt_tokens: request.prompt.estimated_tokens(),
+        completion_tokens: most_completion_tokens(request, model),
+        tenant_limits: caller.tenant.limits,
+        key_limits: caller.key.limits,
+        lease_ms: quota.lease_ms.into(),
+    });
+    let why = match platform.ledger(&settlement.tenant, &call, quota.reserve_timeout_ms).await {
+        Ok(LedgerReply::Decided { refusal, standings: now }) => {
+            *standings = Some(now);
+            return match refusal {
+                None => Ok(Some(settlement)),
+                Some(Refusal::Limit(denial)) => Err(denied(&denial, &request.model)),
+                Some(Refusal::Revoked) => Err(ApiError::invalid_key()),
+            };
+        }
+        Ok(other) => format!("an odd reply: {other:?}"),
+        Err(why) => why,
+    };
+    platform.warn(&format!("the ledger of tenant `{}` did not answer: {why}", settlement.tenant));
+    // It may have been reserved all the same, and just not been said in time.
+    platform.settle_later(&settlement.tenant, settlement.of_nothing());
+    match quota.on_failure {
+        OnFailure::Deny => Err(ApiError::quota_unavailable()),
+        OnFailure::Allow => Ok(None),
+    }
+}
+
+/// Where the limits of a caller stand, who asked for something that costs nothing. Nothing if it has no limits, or the
+/// ledger fails: it is no reason to fail.
+pub(super) async fn standings<P: Platform>(
+    platform: &P,
+    config: &GatewayConfig,
+    caller: &Caller,
+) -> Option<Vec<Standing>> {
+    let unlimited =
+        caller.tenant.limits == crate::quota::Limits::default() && caller.key.limits == caller.tenant.limits;
+    if !config.quota.enabled || unlimited {
+        return None;
+    }
+    let call = Call::Standings {
+        key: caller.key.id.clone(),
+        tenant_limits: caller.tenant.limits,
+        key_limits: caller.key.limits,
+    };
+    match platform.ledger(&caller.key.tenant, &call, config.quota.reserve_timeout_ms).await {
+        Ok(LedgerReply::Standings { standings }) => Some(standings),
+        _ => None,
+    }
+}
+
+/// The refusal as the client reads it.
+fn denied(denial: &Denial, model: &str) -> ApiError {
+    let Denial { dimension, limit, used, requested, retry_after_ms, .. } = *denial;
+    let numbers = format!("on {}: Limit {limit}, Used {used}, Requested {requested}.", dimension.phrase());
+    let Some(wait_ms) = retry_after_ms else {
+        let message = format!("Request too large for {model} {numbers} It can never be admitted: ask for less.");
+        let error = ApiError::new(Case::ExceedsLimit, message);
+        return if dimension.counts_tokens() { error.about("max_tokens") } else { error };
+    };
+    let (case, message) = match dimension {
+        Dimension::RequestsPerMinute => (Case::RequestsLimited, None),
+        Dimension::TokensPerMinute => (Case::TokensLimited, None),
+        Dimension::ConcurrentRequests => (Case::ConcurrencyLimited, None),
+        Dimension::RequestsPerDay | Dimension::TokensPerDay | Dimension::TokensPerMonth => {
+            let reset = go_duration(wait_ms.div_ceil(1000).saturating_mul(1000));
+            let message = format!(
+                "You exceeded your current quota, please check your plan and billing details. Your quota {numbers} It \
+                 is renewed in {reset}."
+            );
+            (Case::QuotaExhausted, Some(message))
+        }
+    };
+    let message = message.unwrap_or_else(|| {
+        format!("Rate limit reached for {model} {numbers} Please try again in {}.", go_duration(wait_ms))
+    });
+    ApiError { retry_after_ms: Some(wait_ms), ..ApiError::new(case, message) }
+}

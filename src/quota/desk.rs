@@ -1,0 +1,203 @@
+//! The desk at which a ledger is asked: it answers calls, writes down what must outlive a restart, and reads it again.
+//!
+//! An admitted request costs one row in the journal, and so does its settlement: slots of the journal are used again
+//! in turn, so that nothing has to be deleted, and every [`JOURNAL_SLOTS`] / 2 entries the whole state is written
+//! once. A refusal writes nothing.
+
+use super::call::{Call, Expect, Record, Refusal, Reply, UsageRow};
+use super::ledger::{Decision, Entry, Ledger};
+
+/// Entries that the journal holds before they are written over.
+pub const JOURNAL_SLOTS: u64 = 256;
+/// KV takes one write a second for each of its keys.
+const KV_WRITE_MS: u64 = 1000;
+
+/// An entry as the journal holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Counts entries from 1.
+    pub seq: u64,
+    /// When it happened, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// What happened.
+    pub entry: Entry,
+}
+
+/// A record as the store holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// Its text; `None` if it was deleted, which keeps its version from being given again.
+    pub value: Option<String>,
+    /// Counts its changes.
+    pub version: u64,
+    /// When KV may be written again.
+    pub next_write_ms: u64,
+}
+
+/// Where a desk writes things down. What one call writes is kept whole or not at all.
+pub trait Store {
+    /// The last whole state and the number of the last entry in it.
+    fn snapshot(&self) -> Result<Option<(u64, Ledger)>, String>;
+    /// Entries after `seq`, in order.
+    fn journal_after(&self, seq: u64) -> Result<Vec<Written>, String>;
+    /// Writes an entry into the slot `seq % JOURNAL_SLOTS`.
+    fn append(&mut self, written: &Written) -> Result<(), String>;
+    /// Writes the whole state, up to entry `seq`.
+    fn write_snapshot(&mut self, seq: u64, ledger: &Ledger) -> Result<(), String>;
+    /// Adds to the counts of usage.
+    fn add_usage(&mut self, rows: &[UsageRow]) -> Result<(), String>;
+    /// The counts from one day to another.
+    fn usage(&self, from: &str, to: &str) -> Result<Vec<UsageRow>, String>;
+    /// One record.
+    fn record(&self, name: &str) -> Result<Option<StoredRecord>, String>;
+    /// Records that exist, by name.
+    fn records(&self, prefix: &str, after: &str, limit: u32) -> Result<Vec<Record>, String>;
+    /// Writes a record.
+    fn write_record(&mut self, name: &str, record: &StoredRecord) -> Result<(), String>;
+}
+
+/// A ledger and its store.
+#[derive(Debug)]
+pub struct Desk<S> {
+    store: S,
+    ledger: Ledger,
+    seq: u64,
+    /// The last entry in the last snapshot.
+    snapshot_seq: u64,
+}
+
+impl<S: Store> Desk<S> {
+    /// The ledger as the store knows it.
+    pub fn open(store: S) -> Result<Self, String> {
+        let (snapshot_seq, mut ledger) = store.snapshot()?.unwrap_or_default();
+        let mut seq = snapshot_seq;
+        for written in store.journal_after(snapshot_seq)? {
+            ledger.apply(&written.entry, written.now_ms);
+            seq = written.seq;
+        }
+        Ok(Self { store, ledger, seq, snapshot_seq })
+    }
+
+    /// Answers a call. An error is the store's; what it could not write down has not happened as far as the caller
+    /// knows, and the desk has to be opened anew.
+    pub fn answer(&mut self, call: Call, now_ms: u64) -> Result<Reply, String> {
+        match call {
+            Call::Reserve(request) => {
+                let limits = (request.tenant_limits, request.key_limits);
+                let (key, known) = (request.key.clone(), self.ledger.holds(&request.lease));
+                let refusal = match self.ledger.reserve(&request, now_ms) {
+                    Decision::Admitted => None,
+                    Decision::Denied(denial) => Some(Refusal::Limit(denial)),
+                    Decision::Revoked => Some(Refusal::Revoked),
+                };
+                if refusal.is_none() && !known {
+                    self.write(Entry::Reserve(request), now_ms)?;
+                }
+                let standings = self.ledger.standings(&key, limits.0, limits.1, now_ms);
+                Ok(Reply::Decided { refusal, standings })
+            }
+            Call::Settle(settle) => {
+                if self.ledger.settle(&settle, now_ms) {
+                    self.write(Entry::Settle(settle), now_ms)?;
+                }
+                Ok(Reply::Done)
+            }
+            Call::Renew { lease, lease_ms } => {
+                if self.ledger.renew(&lease, lease_ms, now_ms) {
+                    self.write(Entry::Renew { lease, lease_ms }, now_ms)?;
+                }
+                Ok(Reply::Done)
+            }
+            Call::Revoke { key } => {
+                self.ledger.revoke(&key, now_ms);
+                self.write(Entry::Revoke { key }, now_ms)?;
+                Ok(Reply::Done)
+            }
+            Call::Standings { key, tenant_limits, key_limits } => {
+                let standings = self.ledger.standings(&key, tenant_limits, key_limits, now_ms);
+                Ok(Reply::Standings { standings })
+            }
+            Call::Usage { from, to } => {
+                self.ledger.expire(now_ms);
+                self.checkpoint(now_ms)?;
+                Ok(Reply::Usage { rows: self.store.usage(&from, &to)? })
+            }
+            Call::ReadRecord { name } => {
+                let stored = self.store.record(&name)?;
+                let wait_ms = stored.as_ref().map_or(0, |stored| stored.next_write_ms.saturating_sub(now_ms));
+                Ok(Reply::Record { record: present(&name, stored.as_ref()), wait_ms })
+            }
+            Call::ListRecords { prefix, after, limit } => {
+                Ok(Reply::Records { records: self.store.records(&prefix, &after, limit)? })
+            }
+            Call::WriteRecord { name, value, expect } => self.write_record(&name, value, &expect, now_ms),
+        }
+    }
+
+    /// Closes the promises that have run out; returns when the next one will.
+    pub fn alarm(&mut self, now_ms: u64) -> Result<Option<u64>, String> {
+        self.ledger.expire(now_ms);
+        self.checkpoint(now_ms)?;
+        Ok(self.ledger.next_expiry_ms())
+    }
+
+    /// When the next promise runs out, if there is any.
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        self.ledger.next_expiry_ms()
+    }
+
+    fn write(&mut self, entry: Entry, now_ms: u64) -> Result<(), String> {
+        self.seq = self.seq.saturating_add(1);
+        self.store.append(&Written { seq: self.seq, now_ms, entry })?;
+        if self.seq.saturating_sub(self.snapshot_seq) >= JOURNAL_SLOTS / 2 {
+            self.checkpoint(now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down the whole state and the usage since the last time.
+    fn checkpoint(&mut self, now_ms: u64) -> Result<(), String> {
+        self.ledger.compact(now_ms);
+        let usage = self.ledger.take_usage();
+        let rows: Vec<UsageRow> = usage.into_iter().map(|(by, counts)| UsageRow { by, counts }).collect();
+        if !rows.is_empty() {
+            self.store.add_usage(&rows)?;
+        }
+        self.store.write_snapshot(self.seq, &self.ledger)?;
+        self.snapshot_seq = self.seq;
+        Ok(())
+    }
+
+    fn write_record(
+        &mut self,
+        name: &str,
+        value: Option<String>,
+        expect: &Expect,
+        now_ms: u64,
+    ) -> Result<Reply, String> {
+        let stored = self.store.record(name)?;
+        let now = present(name, stored.as_ref());
+        let as_expected = match (expect, &now) {
+            (Expect::Any, _) | (Expect::Absent, None) | (Expect::Present, Some(_)) => true,
+            (Expect::Version(version), Some(record)) => record.version == *version,
+            _ => false,
+        };
+        if !as_expected {
+            return Ok(Reply::Conflict { record: now });
+        }
+        let (version, next_write_ms) = stored.map_or((0, 0), |stored| (stored.version, stored.next_write_ms));
+        let wait_ms = next_write_ms.saturating_sub(now_ms);
+        let stored = StoredRecord {
+            value,
+            version: version.saturating_add(1),
+            next_write_ms: now_ms.max(next_write_ms).saturating_add(KV_WRITE_MS),
+        };
+        self.store.write_record(name, &stored)?;
+        Ok(Reply::Record { record: present(name, Some(&stored)), wait_ms })
+    }
+}
+
+fn present(name: &str, stored: Option<&StoredRecord>) -> Option<Record> {
+    let StoredRecord { value, version, .. } = stored?;
+    Some(Record { name: name.to_owned(), value: value.clone()?, version: *version })
+}
