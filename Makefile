@@ -14,7 +14,7 @@ endif
 # In CI a lock file that does not fit is an error, never an update.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 
-.PHONY: help setup build dev test lint fuzz bench dry-run deploy key revoke tenant config
+.PHONY: help setup build dev test lint fuzz bench dry-run deploy key revoke tenant config usage
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -51,14 +51,20 @@ dry-run: build ## What a deploy would upload, and its size. Needs no account
 deploy: build ## Upload to Cloudflare with wrangler
 	@exec node scripts/deploy.mjs
 
-key: setup ## New API key. TENANT= [NAME=] [MODELS=a,b] [EXPIRES=2027-01-31|+30d] [FORMAT=superset|documented|openai] [CREATE=1] [REMOTE=1]
+# The operator's commands ask the admin API: of the Worker that `make dev` runs, or with URL=https://… ADMIN_TOKEN=… of a
+# deployed one. They need Node alone.
+
+key: ## New API key. TENANT= [NAME=] [MODELS=a,b] [LIMITS=] [EXPIRES=2027-01-31|+30d] [FORMAT=] [CREATE=1] | ROTATE=id [GRACE=s]
 	@exec node scripts/key.mjs
 
-revoke: setup ## Revoke a key. KEY_HASH=…|KEY=sk-… [REMOTE=1]
+revoke: ## Revoke a key. KEY=sk-…|KEY_ID=…|KEY_HASH=… [TENANT=]
 	@exec node scripts/revoke.mjs
 
-tenant: setup ## New or changed tenant. TENANT= [STATUS=active|suspended] [NAME=] [MODELS=a,b|all] [REMOTE=1]
+tenant: ## New or changed tenant. TENANT= [STATUS=active|suspended] [NAME=] [MODELS=a,b|all] [LIMITS=] [DELETE=1]
 	@exec node scripts/tenant.mjs
 
-config: setup ## Check and store a configuration. FILE=config.json [REMOTE=1]
+config: ## Store a configuration, if it is good. FILE=config.json [CHECK=1]
 	@exec node scripts/config.mjs
+
+usage: ## What a tenant has used. TENANT= [FROM=2026-01-01] [TO=2026-01-31] [BY=day,model,key]
+	@exec node scripts/usage.mjs

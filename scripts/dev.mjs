@@ -4,9 +4,10 @@
 // a server. Ends, with everything it started, on Ctrl-C or when either of the two ends.
 import { setTimeout as pause } from "node:timers/promises";
 import { createDemoUpstream } from "../demo/upstream.mjs";
+import { adminAt } from "./lib/admin.mjs";
 import { optional } from "./lib/arguments.mjs";
 import { command } from "./lib/command.mjs";
-import { demoKey, writeSecrets } from "./lib/dev-secrets.mjs";
+import { writeSecrets } from "./lib/dev-secrets.mjs";
 import { configFor, seed } from "./lib/dev-seed.mjs";
 import { demandFree, portArgument } from "./lib/ports.mjs";
 import { refuse, say } from "./lib/step.mjs";
@@ -103,14 +104,17 @@ await command(async () => {
   const own = await ownUpstream();
   if (!own) await demandFree("UPSTREAM_PORT", upstreamPort);
 
-  const key = demoKey();
-  const demoUpstreamKey = writeSecrets({ upstreamKey: own?.key ?? null });
+  const { demoUpstreamKey, adminToken } = writeSecrets({ upstreamKey: own?.key ?? null });
   const baseUrl = own?.baseUrl ?? `http://127.0.0.1:${upstreamPort}/v1`;
-  await seed({ key, config: configFor({ baseUrl, model: own?.model, own }), mustApply: Boolean(own) || upstreamPort !== 8788 });
 
   if (!own) await startDemoUpstream(upstreamPort, demoUpstreamKey);
   say("starting the Worker …");
   const worker = await startWorker(port);
-  welcome({ port, key: key.key, upstream: own ? `${baseUrl}, model ${own.model}` : `the demo upstream on ${baseUrl}, which writes a scripted text` });
+  const key = await seed({
+    admin: adminAt(`http://127.0.0.1:${port}`, adminToken),
+    config: configFor({ baseUrl, model: own?.model, own }),
+    mustApply: Boolean(own) || upstreamPort !== 8788,
+  });
+  welcome({ port, key, upstream: own ? `${baseUrl}, model ${own.model}` : `the demo upstream on ${baseUrl}, which writes a scripted text` });
   throw refuse(await worker.ended);
 });

@@ -1,30 +1,38 @@
-// make revoke KEY_HASH=…|KEY=sk-… [REMOTE=1]
+// make revoke KEY=sk-…|KEY_ID=…|KEY_HASH=… [TENANT=…]
 //
-// The record stays, with its status "revoked".
-import { flag, optional } from "./lib/arguments.mjs";
+// The record stays, with its status "revoked". Of a key that was found somewhere nobody may know the tenant: without
+// TENANT all of them are looked through.
+import { openAdmin } from "./lib/admin.mjs";
+import { optional, tenantId } from "./lib/arguments.mjs";
 import { command } from "./lib/command.mjs";
-import { openKv } from "./lib/kv.mjs";
-import { hashOf, keyEntry, KEY_SHAPE } from "./lib/records.mjs";
+import { hashOf, KEY_SHAPE } from "./lib/records.mjs";
 import { refuse } from "./lib/step.mjs";
 
-function hashArgument() {
-  const key = optional("KEY");
-  const hash = optional("KEY_HASH");
-  if ((key === null) === (hash === null)) throw refuse("say which key: KEY_HASH=<its SHA-256, as make key printed it> or KEY=sk-…");
-  if (key !== null) {
-    if (!KEY_SHAPE.test(key)) throw refuse("KEY does not look like a key (sk-<id>-<secret>)");
-    return hashOf(key);
-  }
-  if (!/^[0-9a-f]{64}$/.test(hash)) throw refuse("KEY_HASH must be 64 hexadecimal digits, in lower case");
-  return hash;
+/// The names by which the API may know the key, the likelier one first. The key itself does not leave this machine.
+function namesOfKey() {
+  const [key, id, hash] = ["KEY", "KEY_ID", "KEY_HASH"].map(optional);
+  if ([key, id, hash].filter((value) => value !== null).length !== 1) throw refuse("say which key: KEY=sk-…, KEY_ID=<its id> or KEY_HASH=<its SHA-256>");
+  if (id !== null && !/^[a-z0-9]{8,32}$/.test(id)) throw refuse("KEY_ID must be 8 to 32 of a-z and 0-9: the middle of the key");
+  if (hash !== null && !/^[0-9a-f]{64}$/.test(hash)) throw refuse("KEY_HASH must be 64 hexadecimal digits, in lower case");
+  if (key === null) return { names: [id ?? hash], hash };
+  const shape = key.match(KEY_SHAPE);
+  if (!shape) throw refuse("KEY does not look like a key (sk-<id>-<secret>)");
+  return { names: [shape[1], hashOf(key)], hash: hashOf(key) };
 }
 
 await command(async () => {
-  const hash = hashArgument();
-  const kv = openKv({ remote: flag("REMOTE") });
-  const record = await kv.get(keyEntry(hash));
-  if (record === null) throw refuse(`the ${kv.name} has no such key`);
-  await kv.put({ [keyEntry(hash)]: { ...record, status: "revoked" } });
-  console.log(`Key ${record.id} of tenant "${record.tenant}" is revoked in the ${kv.name}.`);
-  console.log("A running Worker that has just seen it may accept it for about a minute more.");
+  const { names, hash } = namesOfKey();
+  const given = optional("TENANT");
+  const tenant = given && tenantId(given);
+  const admin = openAdmin();
+  for await (const { id } of tenant ? [{ id: tenant }] : admin.all("tenants")) {
+    for (const name of names) {
+      const { status, body } = await admin.call("GET", `tenants/${id}/keys/${name}`, undefined, { allow: [404, 409] });
+      if (status !== 200 || (hash !== null && body.hash !== hash)) continue;
+      await admin.call("DELETE", `tenants/${id}/keys/${body.id}`);
+      console.log(`Key ${body.id} of tenant "${id}" is revoked at ${admin.origin}: its ledger admits nothing with it from now on.`);
+      return;
+    }
+  }
+  throw refuse(`${admin.origin} has no such key`);
 });

@@ -1,4 +1,4 @@
-// The arguments of the operator's commands. make hands them over as environment variables: TENANT=…, REMOTE=1.
+// The arguments of the operator's commands. make hands them over as environment variables: TENANT=…, CREATE=1.
 import { refuse } from "./step.mjs";
 
 const text = (name) => process.env[name]?.trim() || null;
@@ -18,8 +18,26 @@ export function oneOf(name, allowed) {
 }
 
 export function tenantId(value) {
-  if (/^[a-z0-9][a-z0-9_-]{0,63}$/.test(value)) return value;
-  return fail(`TENANT must be 1 to 64 of a-z, 0-9, _ and -, beginning with a letter or digit; it is "${value}"`);
+  if (/^[a-z0-9][a-z0-9-]{0,62}$/.test(value)) return value;
+  return fail(`TENANT must be 1 to 63 of a-z, 0-9 and -, beginning with a letter or digit; it is "${value}"`);
+}
+
+/// LIMITS=requests_per_minute=60,tokens_per_day=none as an object, or null where it is not given. None takes a limit
+/// away. Which limits there are, the Worker knows.
+export function limits() {
+  const value = text("LIMITS");
+  if (value === null) return null;
+  return Object.fromEntries(value.split(",").map((limit) => {
+    const [, name, number] = limit.trim().match(/^(\w+)=(\d{1,15}|none)$/) ?? fail(`LIMITS must be such as requests_per_minute=60,tokens_per_day=none; it is "${value}"`);
+    return [name, number === "none" ? null : Number(number)];
+  }));
+}
+
+/// A whole number of seconds, or null.
+export function seconds(name) {
+  const value = text(name);
+  if (value === null || /^\d{1,9}$/.test(value)) return value && Number(value);
+  return fail(`${name} must be a number of seconds; it is "${value}"`);
 }
 
 /// MODELS=a,b as a list, or null (every model) where it is not given.

@@ -1,9 +1,9 @@
-// Puts into the local KV what `make dev` needs and what is missing there: a tenant, its demo key, a configuration.
+// Gives the local Worker what `make dev` needs and what is missing there: a tenant, a configuration, a demo key. It
+// asks the running Worker, as any operator does: what is only in KV would not be the truth.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { openKv } from "./kv.mjs";
+import { keepDemoKey, keptDemoKey } from "./dev-secrets.mjs";
 import { devDir, root } from "./paths.mjs";
-import { CONFIG_ENTRY, hashOf, keyEntry, keyRecord, tenantEntry, tenantRecord } from "./records.mjs";
 import { refuse, say } from "./step.mjs";
 
 const TENANT = "demo";
@@ -24,24 +24,36 @@ export function configFor({ baseUrl, model, own }) {
   return config;
 }
 
-export async function seed({ key, config, mustApply }) {
-  const kv = openKv({ remote: false });
-  const present = await kv.list();
-  const entries = {};
-  if (!present.has(tenantEntry(TENANT))) entries[tenantEntry(TENANT)] = tenantRecord({ name: "Demo" });
-  const keyName = keyEntry(hashOf(key.key));
-  if (!present.has(keyName)) entries[keyName] = keyRecord({ tenant: TENANT, id: key.id, name: "make dev" });
+/// Gives the demo key.
+export async function seed({ admin, config, mustApply }) {
+  await admin.call("POST", "tenants", { id: TENANT, name: "Demo" }, { allow: [409] });
+  // Before the key is tried: a Worker that has looked for a configuration and found none looks again only later.
+  await seedConfig({ admin, config, mustApply });
+  return demoKey(admin);
+}
 
-  const stored = present.has(CONFIG_ENTRY) ? JSON.stringify(await kv.read(CONFIG_ENTRY)) : null;
+async function seedConfig({ admin, config, mustApply }) {
+  const found = await admin.call("GET", "config", undefined, { allow: [404] });
+  const stored = found.status === 404 ? null : JSON.stringify(found.body);
   const wanted = JSON.stringify(config);
   const seeded = existsSync(seededPath) ? readFileSync(seededPath, "utf8") : null;
   const ours = stored === null || stored === seeded || stored === JSON.stringify(shippedConfig());
-  if (ours && stored !== wanted) entries[CONFIG_ENTRY] = config;
+  if (ours && stored !== wanted) await admin.call("PUT", "config", config);
   if (!ours && stored !== wanted) {
-    if (mustApply) throw refuse("the local KV has a configuration of your own, and UPSTREAM or UPSTREAM_PORT would need another.\nTo give yours up: make config FILE=config/dev.json");
-    say("the configuration in the local KV is your own: it stays as it is");
+    if (mustApply) throw refuse("the local Worker has a configuration of your own, and UPSTREAM or UPSTREAM_PORT would need another.\nTo give yours up, while `make dev` runs without them: make config FILE=config/dev.json");
+    say("the configuration of the local Worker is your own: it stays as it is");
   }
-
-  if (Object.keys(entries).length > 0) await kv.put(entries);
   if (ours) writeFileSync(seededPath, wanted);
+}
+
+/// The kept key, if it opens the Worker; else a new one.
+async function demoKey(admin) {
+  const kept = keptDemoKey();
+  if (kept) {
+    const { status } = await fetch(`${admin.origin}/v1/models`, { headers: { authorization: `Bearer ${kept}` } });
+    if (status !== 401) return kept;
+  }
+  const { body } = await admin.call("POST", `tenants/${TENANT}/keys`, { name: "make dev" });
+  keepDemoKey(body.key);
+  return body.key;
 }

@@ -1,5 +1,6 @@
 //! The API's own wire format: the only place that knows our public JSON.
 
+mod account;
 mod chunk;
 mod completion;
 mod error;
@@ -11,6 +12,7 @@ mod request;
 mod request_tests;
 mod usage;
 
+pub use account::{AccountLimit, AccountUsage, AccountWindow, write_usage};
 pub use chunk::{ChunkFormat, ChunkHead, ChunkWriter};
 pub use completion::{Answer, Choice, write_completion};
 pub use error::{ApiError, Case};

@@ -57,7 +57,7 @@ export function randomBytes(buffer) {
 // What of a request's head concerns the gateway, in the order of its `Head`.
 export function readHead(request) {
   const { headers } = request;
-  const { pathname } = new URL(request.url);
+  const { pathname, search } = new URL(request.url);
   return [
     request.method,
     pathname,
@@ -68,6 +68,9 @@ export function readHead(request) {
     headers.get("x-completions-format"),
     headers.get("origin"),
     headers.get("access-control-request-headers"),
+    search.slice(1),
+    headers.get("if-match"),
+    headers.get("if-none-match"),
   ];
 }
 

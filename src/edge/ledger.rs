@@ -85,15 +85,16 @@ struct SqlStore {
     sql: SqlStorage,
 }
 
+/// A table's name ends with the version of what is in it: a newer form will have tables of its own, filled from these.
 const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS journal (slot INTEGER PRIMARY KEY, seq INTEGER NOT NULL, entry TEXT NOT NULL);
-    CREATE TABLE IF NOT EXISTS snapshot (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, ledger TEXT NOT NULL);
-    CREATE TABLE IF NOT EXISTS usage (
+    CREATE TABLE IF NOT EXISTS journal_1 (slot INTEGER PRIMARY KEY, seq INTEGER NOT NULL, entry TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS snapshot_1 (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, ledger TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS usage_1 (
         day TEXT NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL, requests INTEGER NOT NULL,
         prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, estimated INTEGER NOT NULL,
         refused INTEGER NOT NULL, errors INTEGER NOT NULL, PRIMARY KEY (day, key, model)
     ) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS record (
+    CREATE TABLE IF NOT EXISTS record_1 (
         name TEXT PRIMARY KEY, value TEXT, version INTEGER NOT NULL, next_write_ms INTEGER NOT NULL
     ) WITHOUT ROWID;";
 
@@ -137,7 +138,7 @@ fn to_json<T: Serialize>(value: &T) -> Result<SqlStorageValue, String> {
 
 impl Store for SqlStore {
     fn snapshot(&self) -> Result<Option<(u64, Ledger)>, String> {
-        let rows = self.rows("SELECT seq, ledger FROM snapshot", Vec::new())?;
+        let rows = self.rows("SELECT seq, ledger FROM snapshot_1", Vec::new())?;
         let Some(row) = rows.first() else { return Ok(None) };
         let json = as_text(row.get(1)).unwrap_or_default();
         let ledger = serde_json::from_str(&json).map_err(|error| format!("the snapshot: {error}"))?;
@@ -145,7 +146,7 @@ impl Store for SqlStore {
     }
 
     fn journal_after(&self, seq: u64) -> Result<Vec<Written>, String> {
-        let rows = self.rows("SELECT seq, entry FROM journal WHERE seq > ? ORDER BY seq", vec![integer(seq)])?;
+        let rows = self.rows("SELECT seq, entry FROM journal_1 WHERE seq > ? ORDER BY seq", vec![integer(seq)])?;
         let read = |row: &Row| {
             let json = as_text(row.get(1)).unwrap_or_default();
             let (now_ms, entry) = serde_json::from_str(&json).map_err(|error| format!("the journal: {error}"))?;
@@ -158,12 +159,12 @@ impl Store for SqlStore {
         let Written { seq, now_ms, entry } = written;
         let slot = seq.checked_rem(JOURNAL_SLOTS).unwrap_or_default();
         let bindings = vec![integer(slot), integer(*seq), to_json(&(now_ms, entry))?];
-        self.rows("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", bindings).map(drop)
+        self.rows("INSERT OR REPLACE INTO journal_1 VALUES (?, ?, ?)", bindings).map(drop)
     }
 
     fn write_snapshot(&mut self, seq: u64, ledger: &Ledger) -> Result<(), String> {
         let bindings = vec![integer(seq), to_json(ledger)?];
-        self.rows("INSERT OR REPLACE INTO snapshot VALUES (0, ?, ?)", bindings).map(drop)
+        self.rows("INSERT OR REPLACE INTO snapshot_1 VALUES (0, ?, ?)", bindings).map(drop)
     }
 
     fn add_usage(&mut self, rows: &[UsageRow]) -> Result<(), String> {
@@ -180,7 +181,7 @@ impl Store for SqlStore {
                 ]
                 .map(integer),
             );
-            let query = "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+            let query = "INSERT INTO usage_1 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                 requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
                 completion_tokens = completion_tokens + excluded.completion_tokens,
                 estimated = estimated + excluded.estimated, refused = refused + excluded.refused,
@@ -191,7 +192,7 @@ impl Store for SqlStore {
     }
 
     fn usage(&self, from: &str, to: &str) -> Result<Vec<UsageRow>, String> {
-        let query = "SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, key, model";
+        let query = "SELECT * FROM usage_1 WHERE day BETWEEN ? AND ? ORDER BY day, key, model";
         let read = |row: Row| {
             let text = |at: usize| as_text(row.get(at)).unwrap_or_default();
             let count = |at: usize| as_integer(row.get(at));
@@ -211,7 +212,7 @@ impl Store for SqlStore {
     }
 
     fn record(&self, name: &str) -> Result<Option<StoredRecord>, String> {
-        let rows = self.rows("SELECT value, version, next_write_ms FROM record WHERE name = ?", vec![name.into()])?;
+        let rows = self.rows("SELECT value, version, next_write_ms FROM record_1 WHERE name = ?", vec![name.into()])?;
         Ok(rows.first().map(|row| StoredRecord {
             value: as_text(row.first()),
             version: as_integer(row.get(1)),
@@ -220,7 +221,7 @@ impl Store for SqlStore {
     }
 
     fn records(&self, prefix: &str, after: &str, limit: u32) -> Result<Vec<Record>, String> {
-        let query = "SELECT name, value, version FROM record
+        let query = "SELECT name, value, version FROM record_1
             WHERE substr(name, 1, length(?1)) = ?1 AND name > ?2 AND value IS NOT NULL ORDER BY name LIMIT ?3";
         let rows = self.rows(query, vec![prefix.into(), after.into(), integer(limit.into())])?;
         let read = |row: Row| Record {
@@ -234,6 +235,6 @@ impl Store for SqlStore {
     fn write_record(&mut self, name: &str, record: &StoredRecord) -> Result<(), String> {
         let bindings =
             vec![name.into(), record.value.clone().into(), integer(record.version), integer(record.next_write_ms)];
-        self.rows("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?)", bindings).map(drop)
+        self.rows("INSERT OR REPLACE INTO record_1 VALUES (?, ?, ?, ?)", bindings).map(drop)
     }
 }

@@ -1,5 +1,6 @@
 //! Where the gateway meets the runtime: the Worker's entry point, and all that names JavaScript.
 
+mod admin;
 mod glue;
 mod ledger;
 mod platform;
@@ -10,6 +11,7 @@ use std::rc::Rc;
 use wasm_bindgen::JsValue;
 use worker::{Context, Env, event, web_sys};
 
+use crate::admin::{self as admin_api, is_admin_path};
 use crate::gateway::{Entropy, Gateway, Head, Reply, ReplyBody, StreamBody};
 
 use platform::{EdgePlatform, Upstream};
@@ -24,6 +26,9 @@ thread_local! {
 mod bindings {
     /// The KV namespace of keys, tenants and configuration.
     pub(super) const KV: &str = "KV";
+    /// The rate limiter for failed authentications; may be absent. The ledgers' binding, `LEDGER`, is named in
+    /// `glue.js`.
+    pub(super) const AUTH_LIMITER: &str = "AUTH_LIMITER";
 }
 
 #[event(fetch)]
@@ -34,7 +39,11 @@ async fn fetch(request: web_sys::Request, env: Env, ctx: Context) -> worker::Res
     glue::random_bytes(&mut entropy);
     let release = glue::hold(ctx.as_ref().as_ref());
     let platform = EdgePlatform { request, env, ctx };
-    let reply = gateway.handle(&platform, &head, Entropy(entropy)).await;
+    let reply = if is_admin_path(&head.path) {
+        admin_api::handle(&platform, &head, Entropy(entropy)).await
+    } else {
+        gateway.handle(&platform, &head, Entropy(entropy)).await
+    };
     Ok(respond(reply, &platform, release))
 }
 
@@ -51,6 +60,9 @@ fn head(request: &web_sys::Request) -> Head {
         format: next(),
         origin: next(),
         wanted_headers: next(),
+        query: next().unwrap_or_default(),
+        if_match: next(),
+        if_none_match: next(),
     }
 }
 

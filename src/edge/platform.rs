@@ -1,7 +1,7 @@
 //! The gateway's [`Platform`] on Workers.
 
 use wasm_bindgen::{JsCast as _, JsValue};
-use worker::{Context, Date, Env, console_warn, web_sys};
+use worker::{Context, Date, Env, RateLimiter, console_warn, web_sys};
 
 use crate::dialect::UpstreamRequest;
 use crate::gateway::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
@@ -120,6 +120,13 @@ impl Platform for EdgePlatform {
 
     fn settle_later(&self, tenant: &str, settle: Settle) {
         tell_ledger(&self.env, self.ctx.as_ref().as_ref(), tenant, &Call::Settle(settle));
+    }
+
+    async fn may_fail_again(&self) -> bool {
+        let Ok(limiter) = self.env.get_binding::<RateLimiter>(bindings::AUTH_LIMITER) else { return true };
+        let address = self.request.headers().get("cf-connecting-ip").ok().flatten().unwrap_or_default();
+        // A limiter that fails lets pass: it is only there to slow down.
+        limiter.limit(address).await.map_or(true, |outcome| outcome.success)
     }
 
     fn warn(&self, message: &str) {

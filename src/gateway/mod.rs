@@ -65,6 +65,7 @@ enum Route<'a> {
     Completions,
     Models,
     Model(&'a str),
+    Usage,
     Health,
 }
 
@@ -74,6 +75,7 @@ impl<'a> Route<'a> {
         match path {
             "/v1/completions" => Some((Self::Completions, "POST")),
             "/v1/models" => Some((Self::Models, "GET")),
+            "/v1/usage" => Some((Self::Usage, "GET")),
             "/healthz" => Some((Self::Health, "GET")),
             _ => match path.strip_prefix("/v1/models/") {
                 None | Some("") => None,
@@ -162,6 +164,12 @@ impl Gateway {
                 let (config, name) = (config?, percent_decoded(encoded));
                 let (name, model) = allowed_model(&config, &caller, &name)?;
                 Ok(Reply::ok(JSON, write_model(&card(&config, name, model))))
+            }
+            Route::Usage => {
+                let caller = self.authenticate(platform, head, visit).await?;
+                let (report, standings) = quota_step::report(platform, &*config?, &caller).await?;
+                visit.standings = Some(standings);
+                Ok(Reply::ok(JSON, report))
             }
             Route::Health => Err(ApiError::internal()),
         }
@@ -260,9 +268,15 @@ impl Gateway {
         visit: &mut Visit,
     ) -> Result<Rc<Caller>, ApiError> {
         let token = head.authorization.as_deref().and_then(ApiKey::bearer_token).ok_or_else(ApiError::no_key)?;
-        let hash = ApiKey::parse(token).ok_or_else(ApiError::invalid_key)?.hash();
-        let key = self.directory.key(platform, &hash).await?;
-        let key = key.filter(|key| key.is_valid(platform.now_ms())).ok_or_else(ApiError::invalid_key)?;
+        let record = match ApiKey::parse(token) {
+            Some(key) => self.directory.key(platform, &key.hash()).await?,
+            None => None,
+        };
+        let Some(key) = record.filter(|key| key.is_valid(platform.now_ms())) else {
+            // Guessing is slowed down, by address, where the operator has bound a limiter; a valid key never is.
+            let slowed = !platform.may_fail_again().await;
+            return Err(if slowed { ApiError::too_many_failures() } else { ApiError::invalid_key() });
+        };
         let tenant = self.directory.tenant(platform, &key.tenant).await?.ok_or_else(ApiError::invalid_key)?;
         visit.timing.auth_ms = Some(since(platform, &visit.timing));
         if tenant.status == TenantStatus::Suspended {

@@ -31,6 +31,9 @@ pub trait Platform {
     /// Tells a tenant's ledger how a request ended, without letting anybody wait for it.
     fn settle_later(&self, tenant: &str, settle: quota::Settle);
 
+    /// Takes note of a key that opens nothing; false if the client's address has shown too many of them.
+    async fn may_fail_again(&self) -> bool;
+
     /// Writes a line into the operator's log.
     fn warn(&self, message: &str);
 }

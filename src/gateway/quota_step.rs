@@ -1,8 +1,11 @@
 //! Step 6 and step 9: the quota reserved before an upstream is called, and settled when it is known what was used.
 
-use crate::api::{ApiError, Case, CompletionRequest, Usage};
+use crate::api::{AccountLimit, AccountUsage, AccountWindow, ApiError, Case, CompletionRequest, Usage, write_usage};
 use crate::config::{GatewayConfig, Model, OnFailure};
-use crate::quota::{Call, Denial, Dimension, Refusal, Reply as LedgerReply, Reserve, Settle, Standing, go_duration};
+use crate::quota::{
+    Call, Denial, Dimension, Refusal, Reply as LedgerReply, Reserve, Settle, Standing, WindowUse, go_duration,
+};
+use crate::tenant::KeyRecord;
 use crate::transcode::Outcome;
 
 use super::{Caller, Platform};
@@ -119,9 +122,50 @@ pub(super) async fn standings<P: Platform>(
         key_limits: caller.key.limits,
     };
     match platform.ledger(&caller.key.tenant, &call, config.quota.reserve_timeout_ms).await {
-        Ok(LedgerReply::Standings { standings }) => Some(standings),
+        Ok(LedgerReply::Standings { standings, .. }) => Some(standings),
         _ => None,
     }
+}
+
+/// `GET /v1/usage`: the caller's limits, what is used of them, and when they reset.
+pub(super) async fn report<P: Platform>(
+    platform: &P,
+    config: &GatewayConfig,
+    caller: &Caller,
+) -> Result<(Vec<u8>, Vec<Standing>), ApiError> {
+    let KeyRecord { tenant, id, limits, .. } = &*caller.key;
+    let call = Call::Standings { key: id.clone(), tenant_limits: caller.tenant.limits, key_limits: *limits };
+    let reply = platform.ledger(tenant, &call, config.quota.reserve_timeout_ms).await;
+    let Ok(LedgerReply::Standings { standings, windows }) = reply else {
+        platform.warn(&format!("the ledger of tenant `{tenant}` did not tell its standings: {:?}", reply.err()));
+        return Err(ApiError::quota_unavailable());
+    };
+    let now_s = platform.now_ms().div_ceil(1000);
+    Ok((write_account(tenant, id, &standings, &windows, now_s), standings))
+}
+
+/// The report as JSON. Its parts are the ledger's own words; times are added as seconds since 1970.
+fn write_account(tenant: &str, key: &str, standings: &[Standing], windows: &[WindowUse; 2], now_s: u64) -> Vec<u8> {
+    let at = |ms: u64| now_s.saturating_add(ms.div_ceil(1000));
+    let limits = standings.iter().map(|standing| AccountLimit {
+        owner: standing.owner,
+        limit: standing.dimension,
+        max: standing.limit,
+        used: standing.limit.saturating_sub(standing.remaining),
+        remaining: standing.remaining,
+        resets_at: at(standing.reset_ms),
+    });
+    let windows = windows.iter().flat_map(|window| {
+        let use_of = |period, (requests, tokens), ends_in_ms| AccountWindow {
+            owner: window.owner,
+            period,
+            requests,
+            tokens,
+            resets_at: at(ends_in_ms),
+        };
+        [use_of("day", window.day, window.day_ends_in_ms), use_of("month", window.month, window.month_ends_in_ms)]
+    });
+    write_usage(&AccountUsage { object: "usage", tenant, key, limits: limits.collect(), windows: windows.collect() })
 }
 
 /// The refusal as the client reads it.

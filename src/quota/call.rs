@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Denial, Reserve, Settle, Standing, UsageCounts, UsageKey};
+use super::ledger::{Denial, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
 use super::limits::Limits;
 
 /// A question to the ledger of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Call {
     /// May this request go on? All dimensions are reserved, or none. Answered with [`Reply::Decided`].
     Reserve(Reserve),
@@ -95,16 +95,14 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRow {
     /// Day, key and model.
-    #[serde(flatten)]
     pub by: UsageKey,
     /// The counts.
-    #[serde(flatten)]
     pub counts: UsageCounts,
 }
 
 /// The ledger's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// To [`Call::Reserve`].
     Decided {
@@ -119,6 +117,8 @@ pub enum Reply {
     Standings {
         /// Tenant's limits first.
         standings: Vec<Standing>,
+        /// The tenant's first.
+        windows: [WindowUse; 2],
     },
     /// To [`Call::Usage`], in order of day, key, model.
     Usage {

@@ -81,6 +81,8 @@ impl<S: Store> Desk<S> {
     /// Answers a call. An error is the store's; what it could not write down has not happened as far as the caller
     /// knows, and the desk has to be opened anew.
     pub fn answer(&mut self, call: Call, now_ms: u64) -> Result<Reply, String> {
+        // What has run out is gone before anything is asked, and what is written down has the ledger's own time.
+        let now_ms = self.ledger.expire(now_ms);
         match call {
             Call::Reserve(request) => {
                 let limits = (request.tenant_limits, request.key_limits);
@@ -115,10 +117,9 @@ impl<S: Store> Desk<S> {
             }
             Call::Standings { key, tenant_limits, key_limits } => {
                 let standings = self.ledger.standings(&key, tenant_limits, key_limits, now_ms);
-                Ok(Reply::Standings { standings })
+                Ok(Reply::Standings { standings, windows: self.ledger.windows(&key, now_ms) })
             }
             Call::Usage { from, to } => {
-                self.ledger.expire(now_ms);
                 self.checkpoint(now_ms)?;
                 Ok(Reply::Usage { rows: self.store.usage(&from, &to)? })
             }
@@ -136,9 +137,14 @@ impl<S: Store> Desk<S> {
 
     /// Closes the promises that have run out; returns when the next one will.
     pub fn alarm(&mut self, now_ms: u64) -> Result<Option<u64>, String> {
-        self.ledger.expire(now_ms);
+        let now_ms = self.ledger.expire(now_ms);
         self.checkpoint(now_ms)?;
         Ok(self.ledger.next_expiry_ms())
+    }
+
+    /// Where it writes things down.
+    pub fn store(&self) -> &S {
+        &self.store
     }
 
     /// When the next promise runs out, if there is any.

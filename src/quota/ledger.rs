@@ -128,6 +128,21 @@ pub struct Standing {
     pub reset_ms: u64,
 }
 
+/// What was used in the calendar window of now, limited or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowUse {
+    /// Whose.
+    pub owner: Owner,
+    /// Of this day, UTC: requests, and tokens with those that are promised.
+    pub day: (u64, u64),
+    /// Milliseconds until the day is over.
+    pub day_ends_in_ms: u64,
+    /// Of this month, UTC.
+    pub month: (u64, u64),
+    /// Milliseconds until the month is over.
+    pub month_ends_in_ms: u64,
+}
+
 /// What was used on one day, with one key, of one model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageCounts {
@@ -157,9 +172,8 @@ pub struct UsageKey {
 }
 
 /// Counters of the tenant or of one key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Account {
-    limits: Limits,
     requests: Bucket,
     tokens: Bucket,
     day: Window,
@@ -177,7 +191,8 @@ struct Lease {
     completion_tokens: u64,
     reserved_ms: u64,
     expires_ms: u64,
-    /// The buckets' limits when it was made; none where there was none, and nothing was taken.
+    /// The largest limits of the buckets since it was made; none where there was a time without one, and nothing of it
+    /// is in the bucket.
     tenant_tpm: Option<u64>,
     key_tpm: Option<u64>,
 }
@@ -201,19 +216,12 @@ pub struct Ledger {
 }
 
 impl Account {
-    /// The time that has passed counts by the limits that held in it; from now on these do.
-    fn advance(&mut self, limits: Limits, now_ms: u64) {
-        self.pass(now_ms);
-        self.limits = limits;
-    }
-
-    /// Lets time pass under the limits that were last seen.
-    fn pass(&mut self, now_ms: u64) {
+    /// The account as of a time: of windows that are over nothing is used.
+    fn at(mut self, now_ms: u64) -> Self {
         let day = day_of(now_ms);
-        self.requests.advance(self.limits.requests_per_minute, now_ms);
-        self.tokens.advance(self.limits.tokens_per_minute, now_ms);
         self.day.roll(day);
         self.month.roll(month_of(day));
+        self
     }
 
     /// What is used of a limit, rounded up.
@@ -254,9 +262,9 @@ impl Account {
     }
 
     /// The limit that lets a request of `tokens` wait longest, if any does.
-    fn denial(&self, owner: Owner, tokens: u64, now_ms: u64) -> Option<Denial> {
+    fn denial(&self, owner: Owner, limits: Limits, tokens: u64, now_ms: u64) -> Option<Denial> {
         let denials = Dimension::ALL.into_iter().filter_map(|dimension| {
-            let limit = self.limits.get(dimension)?;
+            let limit = limits.get(dimension)?;
             let requested = if dimension.counts_tokens() { tokens } else { 1 };
             let retry_after_ms = self.wait_ms(dimension, limit, requested, now_ms);
             let used = self.used(dimension, limit, now_ms);
@@ -265,36 +273,43 @@ impl Account {
         denials.max_by_key(patience)
     }
 
-    fn standings(&self, owner: Owner, now_ms: u64) -> impl Iterator<Item = Standing> {
+    fn standings(self, owner: Owner, limits: Limits, now_ms: u64) -> impl Iterator<Item = Standing> {
         Dimension::ALL.into_iter().filter_map(move |dimension| {
-            let limit = self.limits.get(dimension)?;
+            let limit = limits.get(dimension)?;
             let remaining = limit.saturating_sub(self.used(dimension, limit, now_ms));
             Some(Standing { owner, dimension, limit, remaining, reset_ms: self.reset_ms(dimension, limit, now_ms) })
         })
     }
 
-    fn take(&mut self, tokens: u64) {
-        if self.limits.requests_per_minute.is_some() {
-            self.requests.take(1);
+    fn windows(&self, owner: Owner, now_ms: u64) -> WindowUse {
+        WindowUse {
+            owner,
+            day: (self.day.requests, self.day.tokens),
+            day_ends_in_ms: end_of_day_ms(self.day.period).saturating_sub(now_ms),
+            month: (self.month.requests, self.month.tokens),
+            month_ends_in_ms: end_of_month_ms(self.month.period).saturating_sub(now_ms),
         }
-        if self.limits.tokens_per_minute.is_some() {
-            self.tokens.take(tokens);
-        }
+    }
+
+    fn take(&mut self, limits: Limits, tokens: u64, now_ms: u64) {
+        *self = self.at(now_ms);
+        self.requests.take(limits.requests_per_minute, 1, now_ms);
+        self.tokens.take(limits.tokens_per_minute, tokens, now_ms);
         self.day.take(tokens);
         self.month.take(tokens);
         self.open = self.open.saturating_add(1);
     }
 
     /// Replaces a lease's estimate by the truth, where it was taken.
-    fn settle(&mut self, lease: &Lease, bucket_limit: Option<u64>, actual: u64, now_ms: u64) {
+    fn settle(&mut self, lease: &Lease, largest_tpm: Option<u64>, actual: u64, now_ms: u64) {
+        *self = self.at(now_ms);
         let estimate = lease.tokens();
         let day = day_of(lease.reserved_ms);
         self.day.settle(day, estimate, actual);
         self.month.settle(month_of(day), estimate, actual);
-        if let (Some(then), Some(now)) = (bucket_limit, self.limits.tokens_per_minute) {
-            self.tokens.take(actual.saturating_sub(estimate));
+        if let Some(largest_tpm) = largest_tpm {
             let age_ms = now_ms.saturating_sub(lease.reserved_ms);
-            self.tokens.give_back(then.max(now), estimate.saturating_sub(actual), age_ms);
+            self.tokens.settle(largest_tpm, estimate, actual, age_ms, now_ms);
         }
         self.close();
     }
@@ -306,14 +321,17 @@ impl Account {
     /// Whether forgetting the account changes nothing.
     fn is_blank(&self, now_ms: u64) -> bool {
         let day = day_of(now_ms);
-        let drained =
-            |bucket: Bucket, limit: Option<u64>| limit.is_none_or(|limit| bucket.reset_ms(limit, now_ms) == 0);
         self.open == 0
             && self.day.period < day
             && (self.month.period < month_of(day) || self.month.tokens == 0)
-            && drained(self.requests, self.limits.requests_per_minute)
-            && drained(self.tokens, self.limits.tokens_per_minute)
+            && self.requests.is_empty(now_ms)
+            && self.tokens.is_empty(now_ms)
     }
+}
+
+/// Keeps the larger limit, or none if either is none.
+fn enlarge(largest: &mut Option<u64>, limit: Option<u64>) {
+    *largest = largest.zip(limit).map(|(largest, limit)| largest.max(limit));
 }
 
 /// Denials in the order of how long they last; what never ends comes last.
@@ -338,10 +356,11 @@ impl Ledger {
             return Decision::Revoked;
         }
         let tokens = request.tokens();
-        self.tenant.advance(request.tenant_limits, now_ms);
-        let key = self.keys.entry(request.key.clone()).or_default();
-        key.advance(request.key_limits, now_ms);
-        let denials = [self.tenant.denial(Owner::Tenant, tokens, now_ms), key.denial(Owner::Key, tokens, now_ms)];
+        let (tenant, key) = (self.tenant.at(now_ms), self.key(&request.key, now_ms));
+        let denials = [
+            tenant.denial(Owner::Tenant, request.tenant_limits, tokens, now_ms),
+            key.denial(Owner::Key, request.key_limits, tokens, now_ms),
+        ];
         if let Some(denial) = denials.into_iter().flatten().max_by_key(patience) {
             self.count(now_ms, &request.key, &request.model, |counts| {
                 counts.refused = counts.refused.saturating_add(1);
@@ -352,12 +371,20 @@ impl Ledger {
         Decision::Admitted
     }
 
-    /// Makes a promise that has been found good, with the accounts as of now.
+    /// Makes a promise that has been found good.
     fn promise(&mut self, request: &Reserve, now_ms: u64) {
         let tokens = request.tokens();
-        self.tenant.take(tokens);
+        let (tenant_tpm, key_tpm) = (request.tenant_limits.tokens_per_minute, request.key_limits.tokens_per_minute);
         let key = self.keys.entry(request.key.clone()).or_default();
-        key.take(tokens);
+        if self.tenant.tokens.limit() != tenant_tpm {
+            self.leases.values_mut().for_each(|lease| enlarge(&mut lease.tenant_tpm, tenant_tpm));
+        }
+        if key.tokens.limit() != key_tpm {
+            let leases = self.leases.values_mut().filter(|lease| lease.key == request.key);
+            leases.for_each(|lease| enlarge(&mut lease.key_tpm, key_tpm));
+        }
+        self.tenant.take(request.tenant_limits, tokens, now_ms);
+        key.take(request.key_limits, tokens, now_ms);
         let lease = Lease {
             key: request.key.clone(),
             model: request.model.clone(),
@@ -365,8 +392,8 @@ impl Ledger {
             completion_tokens: request.completion_tokens,
             reserved_ms: now_ms,
             expires_ms: now_ms.saturating_add(request.lease_ms),
-            tenant_tpm: self.tenant.limits.tokens_per_minute,
-            key_tpm: key.limits.tokens_per_minute,
+            tenant_tpm,
+            key_tpm,
         };
         self.will_expire(lease.expires_ms);
         self.leases.insert(request.lease.clone(), lease);
@@ -377,10 +404,8 @@ impl Ledger {
         let now_ms = self.advance(now_ms);
         let Some(lease) = self.leases.remove(&settle.lease) else { return false };
         let actual = settle.prompt_tokens.saturating_add(settle.completion_tokens);
-        self.tenant.pass(now_ms);
         self.tenant.settle(&lease, lease.tenant_tpm, actual, now_ms);
         if let Some(key) = self.keys.get_mut(&lease.key) {
-            key.pass(now_ms);
             key.settle(&lease, lease.key_tpm, actual, now_ms);
         }
         self.count(lease.reserved_ms, &lease.key, &lease.model, |counts| {
@@ -419,9 +444,9 @@ impl Ledger {
             // It was found good when it was written down, and is not asked about again.
             Entry::Reserve(request) => {
                 let now_ms = self.advance(now_ms);
-                self.tenant.advance(request.tenant_limits, now_ms);
-                self.keys.entry(request.key.clone()).or_default().advance(request.key_limits, now_ms);
-                self.promise(request, now_ms);
+                if !self.holds(&request.lease) {
+                    self.promise(request, now_ms);
+                }
             }
             Entry::Settle(settle) => drop(self.settle(settle, now_ms)),
             Entry::Renew { lease, lease_ms } => drop(self.renew(lease, *lease_ms, now_ms)),
@@ -432,16 +457,25 @@ impl Ledger {
     /// Where every limit of tenant and key stands.
     pub fn standings(&mut self, key: &str, tenant_limits: Limits, key_limits: Limits, now_ms: u64) -> Vec<Standing> {
         let now_ms = self.advance(now_ms);
-        self.tenant.advance(tenant_limits, now_ms);
-        // A key that has used nothing has no account, and gets none by being looked at.
-        let mut account = self.keys.get(key).cloned().unwrap_or_default();
-        account.advance(key_limits, now_ms);
-        self.tenant.standings(Owner::Tenant, now_ms).chain(account.standings(Owner::Key, now_ms)).collect()
+        let tenant = self.tenant.at(now_ms).standings(Owner::Tenant, tenant_limits, now_ms);
+        tenant.chain(self.key(key, now_ms).standings(Owner::Key, key_limits, now_ms)).collect()
     }
 
-    /// Closes the promises that have run out, charged as they were reserved; nobody knows better.
-    pub fn expire(&mut self, now_ms: u64) {
-        self.advance(now_ms);
+    /// A key's account. A key that has used nothing has none, and gets none by being looked at or refused.
+    fn key(&self, key: &str, now_ms: u64) -> Account {
+        self.keys.get(key).copied().unwrap_or_default().at(now_ms)
+    }
+
+    /// What tenant and key have used in the calendar windows of now.
+    pub fn windows(&mut self, key: &str, now_ms: u64) -> [WindowUse; 2] {
+        let now_ms = self.advance(now_ms);
+        [self.tenant.at(now_ms).windows(Owner::Tenant, now_ms), self.key(key, now_ms).windows(Owner::Key, now_ms)]
+    }
+
+    /// Closes the promises that have run out, charged as they were reserved; nobody knows better. Returns the time by
+    /// which the ledger acts, and at which a journal has to say that it acted: it stands still while clocks go back.
+    pub fn expire(&mut self, now_ms: u64) -> u64 {
+        self.advance(now_ms)
     }
 
     /// When the next promise runs out, if there is any.

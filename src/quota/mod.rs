@@ -14,6 +14,6 @@ mod window;
 pub use call::{Call, Expect, Record, Refusal, Reply, UsageRow};
 pub use desk::{Desk, JOURNAL_SLOTS, Store, StoredRecord, Written};
 pub use headers::{go_duration, rate_headers};
-pub use ledger::{Decision, Denial, Entry, Ledger, Reserve, Settle, Standing, UsageCounts, UsageKey};
+pub use ledger::{Decision, Denial, Entry, Ledger, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
 pub use limits::{Dimension, Limits, MAX_LIMIT, Owner};
 pub(crate) use window::{date, day_of};

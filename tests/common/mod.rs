@@ -15,6 +15,8 @@
     reason = "this is a helper of tests, where a panic is a failure that says where"
 )]
 
+pub mod admin;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -101,8 +103,12 @@ pub struct World {
     /// By tenant.
     pub ledgers: RefCell<HashMap<String, Desk<MemoryStore>>>,
     pub ledger_fails: Cell<bool>,
+    /// Keys that opened nothing, and how many may before they are slowed down.
+    pub failures: Cell<u32>,
+    pub failures_allowed: Cell<u32>,
     /// Every call, as the ledgers got it.
     pub ledger_calls: RefCell<Vec<(String, Call)>>,
+    pub operator: admin::Operator,
 }
 
 /// A ledger's store in maps.
@@ -203,6 +209,9 @@ impl Default for World {
             ledgers: RefCell::default(),
             ledger_fails: Cell::default(),
             ledger_calls: RefCell::default(),
+            operator: admin::Operator::default(),
+            failures: Cell::default(),
+            failures_allowed: Cell::new(u32::MAX),
         };
         world.put("config", CONFIG);
         world.put(&key_name(KEY), r#"{"version":1,"tenant":"acme","id":"demo0001","status":"active"}"#);
@@ -363,7 +372,11 @@ impl Platform for World {
     }
 
     fn secret(&self, name: &str) -> Option<String> {
-        (name == "ONE_KEY").then(|| "secret-of-one".to_owned())
+        match name {
+            "ONE_KEY" => Some("secret-of-one".to_owned()),
+            "ADMIN_TOKEN" => self.operator.token.borrow().clone(),
+            _ => None,
+        }
     }
 
     async fn request_body(&self, limit: usize) -> Result<Vec<u8>, ReadError> {
@@ -384,6 +397,9 @@ impl Platform for World {
         if self.ledger_fails.get() {
             return Err("the ledger is down".to_owned());
         }
+        if matches!(call, Call::WriteRecord { .. }) {
+            self.reached(admin::Moment::LedgerWrite);
+        }
         self.ledger_calls.borrow_mut().push((tenant.to_owned(), call.clone()));
         let mut ledgers = self.ledgers.borrow_mut();
         let desk = ledgers.entry(tenant.to_owned()).or_insert_with(|| Desk::open(MemoryStore::default()).unwrap());
@@ -392,6 +408,11 @@ impl Platform for World {
 
     fn settle_later(&self, tenant: &str, settle: Settle) {
         let _ = self.ledger(tenant, &Call::Settle(settle), 0).now_or_never().expect("nothing here waits");
+    }
+
+    async fn may_fail_again(&self) -> bool {
+        self.failures.set(self.failures.get() + 1);
+        self.failures.get() <= self.failures_allowed.get()
     }
 
     fn warn(&self, message: &str) {

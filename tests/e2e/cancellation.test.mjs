@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, suite, test } from "node:test";
 import { completionCall, startGateway } from "./harness/gateway.mjs";
 import { startCall } from "./harness/http_client.mjs";
-import { chatChunk, events, pieces, silence, stream, textChunk } from "./harness/scripts.mjs";
+import { chatChunk, events, pieces, silence, stream, talkUntilGone, textChunk } from "./harness/scripts.mjs";
 import { chunksOf } from "./harness/sse.mjs";
 
 const DIALECTS = ["openai-completions", "openai-chat"];
@@ -61,13 +61,3 @@ suite("a client that goes away", () => {
     assert.equal(chunks[0].choices[0].text, "well");
   });
 });
-
-/** Writes on for as long as anyone listens, at the pace of the reader. */
-function talkUntilGone(event) {
-  return async (exchange) => {
-    while (!exchange.isClosed()) {
-      await exchange.chunk(event);
-      await new Promise(setImmediate);
-    }
-  };
-}

@@ -1,18 +1,21 @@
 // A Worker with a wire upstream behind it: what most tests start from.
-import { send } from "./http_client.mjs";
-import { makeTenant } from "./records.mjs";
+import { randomBytes } from "node:crypto";
+import { send, startCall } from "./http_client.mjs";
+import { makeKey, makeTenant } from "./records.mjs";
+import { eventually } from "./wait.mjs";
 import { startWireUpstream } from "./wire_upstream.mjs";
 import { startWorker } from "./worker.mjs";
 
+export const ADMIN_TOKEN = "an-operator's-secret-0123456789";
 export const UPSTREAM_KEY = "upstream-secret-0123456789abcdef";
 
 /**
  * `scripts`: model name → a script, or `{ script, dialect, model, upstream }` where `model` has fields of the
  * model's configuration and `upstream` those of its upstream's. Each model gets an upstream of its own with the
  * base URL `<wire>/<dialect>/v1`, so that one test's settings are no other's. `configure` may change the whole
- * document before it goes to KV.
+ * document before it goes to KV. `ledger` is as in `startWorker`.
  */
-export async function startGateway({ scripts, tenants = {}, configure = (config) => config }) {
+export async function startGateway({ scripts, tenants = {}, configure = (config) => config, ledger }) {
   const cases = Object.entries(scripts).map(([name, entry]) => [name, typeof entry === "function" ? { script: entry } : entry]);
   const upstream = await startWireUpstream(Object.fromEntries(cases.map(([name, one]) => [name, one.script])));
 
@@ -33,16 +36,20 @@ export async function startGateway({ scripts, tenants = {}, configure = (config)
     const worker = await startWorker({
       config: configure(config, upstream),
       tenants: { demo: makeTenant(), ...tenants },
-      secrets: { WIRE_KEY: UPSTREAM_KEY },
+      secrets: { WIRE_KEY: UPSTREAM_KEY, ADMIN_TOKEN },
+      ledger,
     });
     const key = await worker.addKey();
-    return {
-      ...worker,
+    // The Worker is the prototype and not copied: its port changes with a restart.
+    return Object.assign(Object.create(worker), {
       upstream,
       key,
       /** POST /v1/completions; `body` an object, or text as it stands. */
-      complete: (body, { headers = {}, ...options } = {}) => send(worker.port, completionCall(key, body, { headers, ...options })),
+      complete: (body, options) => send(worker.port, completionCall(key, body, options)),
       get: (path, headers = {}) => send(worker.port, { path, headers: { authorization: `Bearer ${key}`, ...headers } }),
+      addCaller: (limits) => addCaller(worker, limits),
+      /** What an operator asks: the answer's JSON, if it has one. Everything but a success is an error. */
+      admin: (method, path, body) => admin(worker.port, method, path, body),
       async stop() {
         try {
           await worker.stop();
@@ -50,7 +57,7 @@ export async function startGateway({ scripts, tenants = {}, configure = (config)
           await upstream.stop();
         }
       },
-    };
+    });
   } catch (error) {
     await upstream.stop();
     throw error;
@@ -65,4 +72,43 @@ export function completionCall(key, body, { headers = {}, ...options } = {}) {
     body: typeof body === "string" || Array.isArray(body) ? body : JSON.stringify(body),
     ...options,
   };
+}
+
+async function admin(port, method, path, body) {
+  const headers = { authorization: `Bearer ${ADMIN_TOKEN}`, ...(body && { "content-type": "application/json" }) };
+  const response = await send(port, { method, path: `/admin/v1/${path}`, headers, body: body && JSON.stringify(body) });
+  const text = await response.text();
+  if (response.status >= 300) throw new Error(`${method} ${path}: ${response.status} ${text}`);
+  return text === "" ? undefined : JSON.parse(text);
+}
+
+/** A key of a new tenant, or of one that another caller belongs to; `limits` are the tenant's, and the key's own. */
+async function addCaller(worker, { tenant: tenantLimits, key: keyLimits, beside } = {}) {
+  const tenant = beside?.tenant ?? `tenant-${randomBytes(4).toString("hex")}`;
+  if (!beside) await worker.put(`tenant:${tenant}`, makeTenant({ limits: tenantLimits }));
+  const { text: key, kvName, record } = makeKey({ tenant, limits: keyLimits });
+  await worker.put(kvName, record);
+  const caller = {
+    tenant,
+    key,
+    keyId: record.id,
+    complete: (body, options) => send(worker.port, completionCall(key, body, options)),
+    start: (body, options) => startCall(worker.port, completionCall(key, body, options)),
+    get: (path) => send(worker.port, { path, headers: { authorization: `Bearer ${key}` } }),
+    /** What the ledger has of the tenant: its rows by key and model. The only place that knows how one asks. */
+    usage: async () => (await admin(worker.port, "GET", `tenants/${tenant}/usage?group_by=key,model`)).data,
+    /** The sum of the rows, as soon as `count` requests have ended. Settling takes a moment after the answer. */
+    usageOf: (count) =>
+      eventually(`${count} requests of ${tenant} to be settled`, async () => {
+        const sum = sumOf(await caller.usage());
+        return sum.requests >= count ? sum : undefined;
+      }),
+  };
+  return caller;
+}
+
+const COUNTS = ["requests", "prompt_tokens", "completion_tokens", "estimated", "refused", "errors"];
+
+function sumOf(rows) {
+  return Object.fromEntries(COUNTS.map((name) => [name, rows.reduce((sum, row) => sum + row[name], 0)]));
 }

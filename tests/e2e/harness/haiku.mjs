@@ -1,5 +1,5 @@
 // Two well-behaved models, one for each dialect, that say the same haiku to any client that can ask.
-import { answer, chatChunk, chatCompletion, completion, events, stream, textChunk, USAGE } from "./scripts.mjs";
+import { answer, asAsked, chatChunk, chatCompletion, completion, events, stream, textChunk, USAGE } from "./scripts.mjs";
 
 // Characters of one to four bytes, a line end, and a word over two chunks.
 export const PIECES = ["Pale", " light —", " 朝\nspi", "lls 🌅"];
@@ -15,10 +15,6 @@ const chatStream = events(
 );
 
 export const HAIKU_MODELS = {
-  "babbage-002": asAsked(completion(HAIKU), completionsStream),
-  "chat-only": { script: asAsked(chatCompletion(HAIKU), chatStream), dialect: "openai-chat" },
+  "babbage-002": asAsked(answer(200, completion(HAIKU)), stream(completionsStream)),
+  "chat-only": { script: asAsked(answer(200, chatCompletion(HAIKU)), stream(chatStream)), dialect: "openai-chat" },
 };
-
-function asAsked(whole, body) {
-  return (exchange) => (exchange.request.json.stream ? stream(body) : answer(200, whole))(exchange);
-}

@@ -32,7 +32,13 @@ export function startCall(port, { method = "GET", path, headers = {}, body }) {
   } else {
     request.end();
   }
-  return { response, hangUp: () => request.socket.resetAndDestroy() };
+  return {
+    response,
+    /** RST. */
+    hangUp: () => request.socket.resetAndDestroy(),
+    /** FIN: how a client goes that closes its connection, having read all that came. */
+    close: () => request.socket.destroy(),
+  };
 }
 
 function receive(incoming) {
@@ -75,5 +81,6 @@ function receive(incoming) {
       await within(seen, `${JSON.stringify(part)} in the body so far`);
     },
     hangUp: () => incoming.socket.resetAndDestroy(),
+    close: () => incoming.socket.destroy(),
   };
 }

@@ -150,3 +150,18 @@ export function chatCompletion(text, more = {}) {
     ...more,
   };
 }
+
+/** One script for a whole answer and one for a stream. */
+export function asAsked(whole, streamed) {
+  return (exchange) => (exchange.request.json.stream ? streamed : whole)(exchange);
+}
+
+/** A piece for `pieces`: writes on for as long as anyone listens, at the pace of the reader. */
+export function talkUntilGone(event) {
+  return async (exchange) => {
+    while (!exchange.isClosed()) {
+      await exchange.chunk(event);
+      await new Promise(setImmediate);
+    }
+  };
+}

@@ -1,20 +1,24 @@
-// The compiled Worker on real workerd, with real local KV on disk in a folder of its own.
+// The compiled Worker on real workerd, with real local KV and real ledger objects on disk in a folder of its own.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { Log, LogLevel, Miniflare } from "miniflare";
+import { ledgerBindings } from "./ledger_stand_ins.mjs";
 import { makeKey } from "./records.mjs";
+import { childrenNamed } from "./processes.mjs";
 import { within } from "./wait.mjs";
 import { readWranglerSettings } from "./wrangler_settings.mjs";
 
 const REPOSITORY = resolve(import.meta.dirname, "../../..");
 const BUILD = process.env.WORKER_BUILD ? resolve(process.env.WORKER_BUILD) : join(REPOSITORY, "build");
+const WORKER = "completions-edge";
 
 /**
  * Starts one Worker. `config` and `tenants` are in KV before it takes its first request, because the isolate
- * remembers what it has read; keys may be added at any time.
+ * remembers what it has read; keys and further tenants may be added at any time. `ledger` is "real", or how it
+ * fails: see ledger_stand_ins.mjs.
  */
-export async function startWorker({ config, tenants, secrets = {} }) {
+export async function startWorker({ config, tenants, secrets = {}, ledger = "real" }) {
   const storage = mkdtempSync(join(tmpdir(), "completions-edge-e2e-"));
   const removeStorage = () => rmSync(storage, { recursive: true, force: true });
   process.once("exit", removeStorage);
@@ -22,57 +26,45 @@ export async function startWorker({ config, tenants, secrets = {} }) {
   // What the Worker writes to its log: most tests provoke failures, and their lines would bury the results.
   const log = [];
   const wakeReaders = [];
-  const secretBindings = Object.entries(secrets).map(([name, value]) => [name, { type: "text", value }]);
-  const miniflare = new Miniflare({
-    host: "127.0.0.1",
-    port: 0,
-    log: new Log(LogLevel.ERROR),
-    handleStructuredLogs: ({ message }) => {
-      log.push(message);
-      for (const wake of wakeReaders.splice(0)) wake();
-    },
-    telemetry: { enabled: false },
-    resourcePersistencePath: storage,
-    workers: [
-      {
-        config: {
-          name: "completions-edge",
-          ...readWranglerSettings(join(REPOSITORY, "wrangler.toml")),
-          manifest: {
-            mainModule: "index.js",
-            modulesRoot: BUILD,
-            modules: {
-              "index.js": { type: "esm", contents: readFileSync(join(BUILD, "index.js"), "utf8") },
-              "index_bg.wasm": { type: "wasm", contents: new Uint8Array(readFileSync(join(BUILD, "index_bg.wasm"))) },
-            },
-          },
-          env: { KV: { type: "kv", id: "e2e" }, ...Object.fromEntries(secretBindings) },
-        },
-        // A socket of workerd's own: miniflare's entry Worker would stand between the client and the Worker
-        // and have its own ideas about chunks, resets and headers.
-        dev: { unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] },
-      },
-    ],
-  });
+  const takeLog = ({ message }) => {
+    log.push(message);
+    for (const wake of wakeReaders.splice(0)) wake();
+  };
 
+  let running;
+  const begin = async () => {
+    running = await begun(new Miniflare(settings({ storage, secrets, ledger, takeLog })));
+  };
+  const end = async () => {
+    const { miniflare } = running ?? {};
+    running = undefined;
+    await miniflare?.dispose();
+  };
   const stop = async () => {
-    await miniflare.dispose();
+    await end();
     removeStorage();
     process.removeListener("exit", removeStorage);
   };
+  const put = (name, record) => running.kv.put(name, typeof record === "string" ? record : JSON.stringify(record));
 
   try {
-    await miniflare.ready;
-    const kv = await miniflare.getKVNamespace("KV");
-    const put = (name, record) => kv.put(name, typeof record === "string" ? record : JSON.stringify(record));
+    await begin();
     for (const [id, tenant] of Object.entries(tenants)) await put(`tenant:${id}`, tenant);
     await put("config", config);
-
-    const url = new URL(await miniflare.unsafeGetDirectURL("completions-edge"));
     return {
-      port: Number(url.port),
-      origin: url.origin,
-      baseURL: `${url.origin}/v1`,
+      get port() {
+        return running.port;
+      },
+      get origin() {
+        return `http://127.0.0.1:${running.port}`;
+      },
+      get baseURL() {
+        return `http://127.0.0.1:${running.port}/v1`;
+      },
+      /** The process of workerd; undefined where the system does not tell. */
+      get pid() {
+        return running.pid;
+      },
       /** The log so far, as soon as `part` is in it. */
       async logWith(part) {
         const seen = (async () => {
@@ -88,10 +80,76 @@ export async function startWorker({ config, tenants, secrets = {} }) {
         await put(key.kvName, key.record);
         return key.text;
       },
+      /** All of KV, name → text. */
+      async kvContents() {
+        const { keys } = await running.kv.list();
+        return Object.fromEntries(await Promise.all(keys.map(async ({ name }) => [name, await running.kv.get(name)])));
+      },
+      /** The folder that outlives a restart. */
+      storage,
+      /** Kills workerd in the midst of whatever it does. */
+      kill: end,
+      /** Starts it again on what it has left on disk. Its port is another one. */
+      begin,
+      async restart() {
+        await end();
+        await begin();
+      },
+      /** Throws the ledger object of a tenant out of memory; its storage stays. */
+      evictLedger: (tenant) => running.miniflare.unsafeEvictDurableObject(WORKER, "LedgerObject", { name: tenant }),
       stop,
     };
   } catch (error) {
     await stop();
     throw error;
   }
+}
+
+/** A Worker that has started, with what the harness needs of it. One that cannot start is not left behind. */
+async function begun(miniflare) {
+  try {
+    await miniflare.ready;
+    const url = new URL(await miniflare.unsafeGetDirectURL(WORKER));
+    const kv = await miniflare.getKVNamespace("KV");
+    return { miniflare, kv, port: Number(url.port), pid: childrenNamed("workerd").at(-1) };
+  } catch (error) {
+    await miniflare.dispose();
+    throw error;
+  }
+}
+
+function settings({ storage, secrets, ledger, takeLog }) {
+  const runtime = readWranglerSettings(join(REPOSITORY, "wrangler.toml"));
+  const secretBindings = Object.entries(secrets).map(([name, value]) => [name, { type: "text", value }]);
+  const { env, workers } = ledgerBindings(ledger, WORKER, runtime);
+  return {
+    host: "127.0.0.1",
+    port: 0,
+    log: new Log(LogLevel.ERROR),
+    handleStructuredLogs: takeLog,
+    telemetry: { enabled: false },
+    resourcePersistencePath: storage,
+    workers: [
+      {
+        config: {
+          name: WORKER,
+          ...runtime,
+          manifest: {
+            mainModule: "index.js",
+            modulesRoot: BUILD,
+            modules: {
+              "index.js": { type: "esm", contents: readFileSync(join(BUILD, "index.js"), "utf8") },
+              "index_bg.wasm": { type: "wasm", contents: new Uint8Array(readFileSync(join(BUILD, "index_bg.wasm"))) },
+            },
+          },
+          env: { KV: { type: "kv", id: "e2e" }, ...env, ...Object.fromEntries(secretBindings) },
+          exports: { LedgerObject: { type: "durable-object", storage: "sqlite" } },
+        },
+        // A socket of workerd's own: miniflare's entry Worker would stand between the client and the Worker
+        // and have its own ideas about chunks, resets and headers.
+        dev: { unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] },
+      },
+      ...workers,
+    ],
+  };
 }

@@ -4,7 +4,9 @@ import OpenAI, { APIError } from "openai";
 export async function runJobs({ base_url, api_key, jobs }) {
   const results = {};
   for (const job of jobs) {
-    const client = new OpenAI({ baseURL: base_url, apiKey: job.api_key ?? api_key, maxRetries: 0 });
+    // "default" is what every user has; all other jobs want to see the first answer.
+    const retries = job.retries === "default" ? {} : { maxRetries: 0 };
+    const client = new OpenAI({ baseURL: base_url, apiKey: job.api_key ?? api_key, ...retries });
     results[job.name] = await run(client, job);
   }
   return results;

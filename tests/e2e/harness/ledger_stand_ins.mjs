@@ -1,0 +1,52 @@
+// The binding LEDGER: the real ledger, or an object of another Worker's that fails in the way that a test wants.
+
+const STAND_IN = "ledger-stand-in";
+
+// The calls and replies of src/quota/call.rs, as far as a stand-in answers any: an object with one key, which says what
+// it is.
+const ADMITTED = `Response.json({ decided: { refusal: null, standings: [] } })`;
+
+/** What a stand-in does with a call. A timer keeps the runtime from calling the one that hangs a dead one. */
+const BEHAVIOURS = {
+  throws: `throw new Error("the ledger is broken");`,
+  hangs: `await scheduler.wait(3_600_000);`,
+  "takes reserves and nothing else": `
+    if ("reserve" in (await request.json())) return ${ADMITTED};
+    await scheduler.wait(3_600_000);`,
+  "fails at first": `
+    const call = await request.json();
+    if ("reserve" in call) return ${ADMITTED};
+    this.failed ??= new Set();
+    const [what] = Object.keys(call);
+    if (!this.failed.has(what)) {
+      this.failed.add(what);
+      throw new Error("the ledger is broken");
+    }
+    console.log("told: " + JSON.stringify(call));
+    return Response.json("done");`,
+};
+
+/** The binding, and the Workers that it needs beside ours. "absent" is no binding at all. */
+export function ledgerBindings(ledger, worker, runtime) {
+  if (ledger === "absent") return { env: {}, workers: [] };
+  if (ledger === "real") return { env: { LEDGER: bindingTo(worker) }, workers: [] };
+  const behaviour = BEHAVIOURS[ledger];
+  if (!behaviour) throw new Error(`there is no ledger that ${ledger}`);
+  const code = `
+    import { DurableObject } from "cloudflare:workers";
+    export class LedgerObject extends DurableObject {
+      async fetch(request) {${behaviour}}
+    }
+    export default { fetch: () => new Response(null, { status: 404 }) };`;
+  const config = {
+    name: STAND_IN,
+    ...runtime,
+    manifest: { mainModule: "index.js", modulesRoot: "/", modules: { "index.js": { type: "esm", contents: code } } },
+    exports: { LedgerObject: { type: "durable-object", storage: "sqlite" } },
+  };
+  return { env: { LEDGER: bindingTo(STAND_IN) }, workers: [{ config }] };
+}
+
+function bindingTo(worker) {
+  return { type: "durable-object", worker, exportName: "LedgerObject" };
+}
