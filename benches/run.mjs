@@ -1,14 +1,15 @@
-// Measures our Worker against a pass-through worker on bare workerd, in turns, and prints ratios.
+// Measures our Worker, with quotas and without, against a pass-through worker on bare workerd, and its ledger against an
+// empty object, in turns, and prints ratios.
 // A wrong answer anywhere voids the run. benches/README.md says how to read the figures.
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { copyFile, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import os from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
-import { compatibility, ours, passThrough, records } from "./workerd.mjs";
+import { compatibility, ledgerAlone, ours, passThrough, records } from "./workerd.mjs";
 
 const HERE = import.meta.dirname;
 const ROOT = path.dirname(HERE);
@@ -28,6 +29,9 @@ const KINDS = [
   { name: "stream, 1 event a write", model: "one", stream: true },
   { name: "stream, 16 events a write", model: "many", stream: true },
 ];
+
+// The ledger alone: each request makes two calls to one object, and is answered so.
+const PAIRS = { name: "two calls to one object", says: "settled" };
 
 // Everything that was started and is not yet gone, and the folder of copies that workerd reads.
 const children = new Set();
@@ -69,9 +73,12 @@ async function startUpstream() {
   return { name: "straight", port: Number(await firstLine(child, child.stdout)), path: (kind) => `/${kind.model}/v1/completions` };
 }
 
-async function startWorkerd(name, config, pathOf) {
+/** `configOf` gets an empty folder of the target's own and answers the configuration. */
+async function startWorkerd(name, configOf, pathOf) {
   const file = path.join(folder, `${name}.capnp`);
-  await writeFile(file, config);
+  const disk = path.join(folder, `${name} disk`);
+  await mkdir(disk);
+  await writeFile(file, configOf(disk));
   const child = start(WORKERD, ["serve", file, "--control-fd=3"], ["ignore", "ignore", "inherit", "pipe"]);
   const { port } = JSON.parse(await firstLine(child, child.stdio[3]));
   return { name, port, path: pathOf, pid: child.pid };
@@ -106,7 +113,7 @@ async function cpuSeconds(pid) {
 
 async function load(target, kind, key, seconds) {
   const args = { port: target.port, path: target.path(kind), body: bodyOf(kind), bearer: key };
-  Object.assign(args, { connections: CONNECTIONS, seconds, events: kind.stream ? EVENTS : 0 });
+  Object.assign(args, { connections: CONNECTIONS, seconds, ...(kind.stream && { events: EVENTS }), ...(kind.says && { says: kind.says }) });
   const cpuBefore = await cpuSeconds(target.pid);
   const child = start(
     path.join(TOOLS, "load"),
@@ -154,15 +161,28 @@ function table(rows) {
   return [line(rows[0]), rule, ...rows.slice(1).map(line)].join("\n");
 }
 
-/** One table row a kind: medians over the rounds, and the ratio of each round's own pair. */
-function compare(kinds, results, field, format, withStraight) {
-  return kinds.map((kind) => {
+// What is measured in turns, and which pairs are compared.
+const TARGETS = ["pass-through", "quota off", "quota on"];
+const RATIOS = [["quota off", "pass-through"], ["quota on", "pass-through"], ["quota on", "quota off"]];
+
+/** One table row a kind: medians over the rounds, and the ratios of each round's own pairs. */
+function compare(kinds, results, field, format, { targets = TARGETS, ratios = RATIOS, context = [] } = {}) {
+  const rows = kinds.map((kind) => {
     const of = (target) => results.get(`${kind.name} ${target}`).map((result) => result[field]);
-    const [through, mine] = [of("pass-through"), of("Worker")];
-    const ratios = mine.map((value, round) => value / through[round]);
-    const straight = withStraight ? [format(spread(of("straight")).median)] : [];
-    return [kind.name, ...straight, shown(through, format), shown(mine, format), shown(ratios, ratio)];
+    return [
+      kind.name,
+      ...context.map((target) => format(spread(of(target)).median)),
+      ...targets.map((target) => shown(of(target), format)),
+      ...ratios.map(([one, other]) => shown(of(one).map((value, round) => value / of(other)[round]), ratio)),
+    ];
   });
+  return [[...context, ...targets, ...ratios.map((pair) => pair.join(" / "))], ...rows];
+}
+
+/** The same as a table; `title` says what its figures are. */
+function comparison(title, ...args) {
+  const [head, ...rows] = compare(...args);
+  return table([[title, ...head], ...rows]);
 }
 
 async function main() {
@@ -170,49 +190,60 @@ async function main() {
   const busy = await coresBusy();
   const key = `sk-benchmark-${randomBytes(16).toString("hex")}`;
   folder = await mkdtemp(path.join(os.tmpdir(), "completions-edge-bench-"));
-  for (const file of ["build/index.js", "build/index_bg.wasm", "benches/workers/pass_through.js", "benches/workers/kv.js"]) {
+  for (const file of ["build/index.js", "build/index_bg.wasm", "benches/workers/pass_through.js", "benches/workers/kv.js", "benches/workers/ledger_client.js"]) {
     await copyFile(path.join(ROOT, file), path.join(folder, path.basename(file)));
   }
   const compat = compatibility(await readFile(path.join(ROOT, "wrangler.toml"), "utf8"));
 
   const straight = await startUpstream();
-  const through = await startWorkerd("pass-through", passThrough(compat, straight.port), straight.path);
-  const worker = await startWorkerd("Worker", ours(compat, records(straight.port, key)), () => "/v1/completions");
+  const through = await startWorkerd("pass-through", () => passThrough(compat, straight.port), straight.path);
+  const worker = (name, quota) =>
+    startWorkerd(name, (disk) => ours(compat, records(straight.port, key, quota), disk), () => "/v1/completions");
+  const [off, on] = [await worker("quota off", false), await worker("quota on", true)];
+  const objects = await startWorkerd("objects", (disk) => ledgerAlone(compat, disk));
+  const [empty, ledger] = ["empty", "ledger"].map((name) => ({ ...objects, name, path: () => `/${name}` }));
+
+  // What is measured: the straight line is context and needs less time; what is compared stands side by side.
+  const turns = KINDS.flatMap((kind) => [[kind, straight, SECONDS / 3], ...[through, off, on].map((target) => [kind, target, SECONDS])]);
+  turns.push([PAIRS, empty, SECONDS], [PAIRS, ledger, SECONDS]);
 
   for (const kind of KINDS) {
-    const [said, expected] = [await ask(worker, kind, key), await ask(through, kind, key)];
-    if (said !== expected || !expected.endsWith(" word199")) throw new Error(`the Worker's text differs at ${kind.name}`);
-    for (const target of [straight, through, worker]) await load(target, kind, key, Math.min(1, SECONDS));
+    const expected = await ask(through, kind, key);
+    for (const target of [off, on]) {
+      if ((await ask(target, kind, key)) !== expected || !expected.endsWith(" word199")) throw new Error(`the Worker's text differs at ${kind.name}`);
+    }
   }
+  for (const [kind, target] of turns) await load(target, kind, key, Math.min(1, SECONDS));
   console.error("bench: answers are right, everything is warm");
 
   const results = new Map();
   for (let round = 1; round <= ROUNDS; round += 1) {
-    for (const kind of KINDS) {
-      // The straight line is context and needs less time; the two that are compared stand side by side.
-      for (const [target, seconds] of [[straight, SECONDS / 3], [through, SECONDS], [worker, SECONDS]]) {
-        const name = `${kind.name} ${target.name}`;
-        results.set(name, [...(results.get(name) ?? []), await load(target, kind, key, seconds)]);
-      }
+    for (const [kind, target, seconds] of turns) {
+      const name = `${kind.name} ${target.name}`;
+      results.set(name, [...(results.get(name) ?? []), await load(target, kind, key, seconds)]);
     }
     console.error(`bench: round ${round} of ${ROUNDS} done, ${Math.round((Date.now() - began) / 1000)} s`);
   }
 
-  const { size } = await stat(path.join(ROOT, "build/index_bg.wasm"));
+  const { size } = await stat(path.join(folder, "index_bg.wasm"));
   const { version } = createRequire(import.meta.url)("workerd/package.json");
   const cpus = os.cpus();
-  const head = ["pass-through", "Worker", "Worker / pass-through"];
+  const alone = { targets: ["empty", "ledger"], ratios: [["ledger", "empty"]] };
   console.log(`
 BENCH_SECONDS=${SECONDS} BENCH_ROUNDS=${ROUNDS} make bench
 ${cpus.length} cores, ${cpus[0].model.trim()}, ${os.type()} ${os.release()}, ${busy.toFixed(1)} of the cores at work for others before the run
 workerd ${version}, index_bg.wasm ${whole(size / 1000)} kB, ${CONNECTIONS} connections, no errors
 Medians of ${ROUNDS} rounds taken in turns (lowest–highest); ratios are of each round's pair.
 
-${table([["answers a second", "straight", ...head], ...compare(KINDS, results, "perSecond", whole, true)])}
+${comparison("answers a second", KINDS, results, "perSecond", whole, { context: ["straight"] })}
 
-${table([["workerd's CPU, µs an answer", ...head], ...compare(KINDS, results, "cpuMicros", whole, false)])}
+${comparison("workerd's CPU, µs an answer", KINDS, results, "cpuMicros", whole)}
 
-${table([["median ms to the first byte, at this load", ...head], ...compare(KINDS, results, "ttft_p50_ms", tenths, false)])}
+${comparison("median ms to the first byte, at this load", KINDS, results, "ttft_p50_ms", tenths)}
+
+${comparison("the ledger alone: reserve and settle, pairs a second", [PAIRS], results, "perSecond", whole, alone)}
+
+${comparison("workerd's CPU, µs a pair", [PAIRS], results, "cpuMicros", whole, alone)}
 `);
   if (busy > 0.3) console.log("The machine was busy before the run: trust the figures less than usual.\n");
 }

@@ -1,10 +1,10 @@
-// The two workerd configurations: the pass-through, and our Worker with its KV namespace.
+// The workerd configurations: the pass-through, our Worker with its KV namespace and its ledger, and the ledger alone.
 import { createHash } from "node:crypto";
 
 // Text in a capnp file is quoted as in JSON, as long as it is ASCII; everything here is.
 const quote = JSON.stringify;
 
-/** `compatibility_date` and `compatibility_flags` of wrangler.toml, which hold for both Workers: what is measured is the
+/** `compatibility_date` and `compatibility_flags` of wrangler.toml, which hold for all Workers: what is measured is the
  *  runtime that is deployed. The two lines are read as they are written; TOML has no parser here. */
 export function compatibility(wranglerToml) {
   const date = /^compatibility_date\s*=\s*"([^"]+)"/m.exec(wranglerToml)?.[1];
@@ -14,18 +14,30 @@ export function compatibility(wranglerToml) {
   return `compatibilityDate = ${quote(date)}, compatibilityFlags = [${names.join(", ")}]`;
 }
 
+// Every limit is set, so that the ledger has all its work to do, and none is ever reached.
+const LIMIT = 1_000_000_000;
+const LIMITS = {
+  requests_per_minute: LIMIT,
+  tokens_per_minute: LIMIT,
+  requests_per_day: LIMIT,
+  tokens_per_day: LIMIT,
+  tokens_per_month: LIMIT,
+  concurrent_requests: LIMIT,
+};
+
 /** The records that our Worker finds in KV: one tenant, one key, and one model for each way the upstream writes. */
-export function records(upstreamPort, key) {
+export function records(upstreamPort, key, quota) {
   const hash = createHash("sha256").update(key).digest("hex");
   const upstream = (path) => ({ dialect: "openai-completions", base_url: `http://127.0.0.1:${upstreamPort}/${path}/v1` });
   const model = (upstream) => ({ targets: [{ upstream, model: "scripted" }] });
   return {
     config: {
       version: 1,
+      quota: { enabled: quota },
       upstreams: { one: upstream("one"), many: upstream("many") },
       models: { one: model("one"), many: model("many") },
     },
-    "tenant:bench": { version: 1, name: "Bench", status: "active", models: null },
+    "tenant:bench": { version: 1, name: "Bench", status: "active", models: null, limits: LIMITS },
     [`key:${hash}`]: {
       version: 1,
       tenant: "bench",
@@ -48,27 +60,60 @@ export function passThrough(compat, upstreamPort) {
   ]);
 }
 
-export function ours(compat, kvRecords) {
+/** Our Worker. `disk` is an empty folder, for the ledger. */
+export function ours(compat, kvRecords, disk) {
   return config([
-    worker("main", compat, {
-      modules: [
-        `(name = "index.js", esModule = embed "index.js")`,
-        `(name = "index_bg.wasm", wasm = embed "index_bg.wasm")`,
-      ],
-      bindings: [`(name = "KV", kvNamespace = "kv")`],
-    }),
+    ourWorker("main", compat, [`(name = "KV", kvNamespace = "kv")`, ledgerBinding()]),
     worker("kv", compat, {
       modules: [`(name = "kv.js", esModule = embed "kv.js")`],
       bindings: [`(name = "RECORDS", json = ${quote(JSON.stringify(kvRecords))})`],
     }),
+    storage(disk),
   ]);
 }
 
-function worker(name, compat, { modules, bindings }) {
+/** The ledger of our Worker, with a client that asks nothing but it, and an object beside it that does nothing. */
+export function ledgerAlone(compat, disk) {
+  return config([
+    worker("main", compat, {
+      modules: [`(name = "ledger_client.js", esModule = embed "ledger_client.js")`],
+      bindings: [ledgerBinding("ours"), `(name = "EMPTY", durableObjectNamespace = "EmptyObject")`],
+      objects: "EmptyObject",
+    }),
+    ourWorker("ours", compat, []),
+    storage(disk),
+  ]);
+}
+
+function ourWorker(name, compat, bindings) {
+  return worker(name, compat, {
+    modules: [
+      `(name = "index.js", esModule = embed "index.js")`,
+      `(name = "index_bg.wasm", wasm = embed "index_bg.wasm")`,
+    ],
+    bindings,
+    objects: "LedgerObject",
+  });
+}
+
+/** The binding to the ledger, which may be another service's. */
+function ledgerBinding(service) {
+  const where = service ? `(className = "LedgerObject", serviceName = ${quote(service)})` : `"LedgerObject"`;
+  return `(name = "LEDGER", durableObjectNamespace = ${where})`;
+}
+
+function storage(disk) {
+  return `    (name = "disk", disk = (path = ${quote(disk)}, writable = true)),`;
+}
+
+function worker(name, compat, { modules, bindings, objects }) {
+  const namespace = `
+      durableObjectNamespaces = [(className = ${quote(objects)}, uniqueKey = ${quote(objects)}, enableSql = true)],
+      durableObjectStorage = (localDisk = "disk"),`;
   return `    (name = ${quote(name)}, worker = (
       ${compat},
       modules = [${modules.join(", ")}],
-      bindings = [${bindings.join(", ")}],
+      bindings = [${bindings.join(", ")}],${objects ? namespace : ""}
     )),`;
 }
 

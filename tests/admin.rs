@@ -332,6 +332,26 @@ fn concurrent_publications_converge_on_the_newest() {
 }
 
 #[test]
+fn a_writer_that_waited_for_kv_publishes_the_newest_in_its_own_time() {
+    let world = World::with_operator();
+    world.admin("POST", "tenants", r#"{"id":"t"}"#);
+    // Both come while KV cannot be written: each waits for a time of its own.
+    world.interrupt(Moment::Sleep, |world| {
+        assert_eq!(world.admin("PATCH", "tenants/t", r#"{"name":"newer"}"#).status, 200);
+    });
+    let older = world.admin("PATCH", "tenants/t", r#"{"name":"older"}"#);
+    assert_eq!((older.json()["name"].as_str(), older.header("etag")), (Some("older"), Some("\"2\"")));
+    assert_eq!(kv(&world, "tenant:t").unwrap()["name"], "newer");
+    let texts: Vec<_> = world.operator.kv_writes.borrow().iter().filter_map(|(_, _, text)| text.clone()).collect();
+    assert_eq!(texts.len(), 3, "one write for each change: {texts:?}");
+    assert!(
+        texts.iter().all(|text| !text.contains("older")),
+        "what was replaced meanwhile is not published: {texts:?}"
+    );
+    assert!(world.log.borrow().is_empty(), "KV has refused nothing: {:?}", world.log.borrow());
+}
+
+#[test]
 fn what_kv_does_not_take_is_tried_again_and_said() {
     let world = World::with_operator();
     world.operator.kv_write_failures.set(2);

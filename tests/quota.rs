@@ -275,9 +275,10 @@ fn a_ledger_that_is_down_denies_or_allows_as_configured() {
     assert_eq!(quota(r#""on_failure":"deny""#), (503, 0));
     assert_eq!(quota(r#""on_failure":"allow""#), (200, 1));
     assert_eq!(quota(r#""enabled":false"#), (200, 1), "nobody is asked");
-    let (world, gateway) = (World::default(), Gateway::default());
+    let (world, gateway) = (limited(r#""requests_per_day":5"#, ""), Gateway::default());
     world.ledger_fails.set(true);
     let denied = ask(&world, &gateway, good(), REQUEST).error();
+    assert_eq!(world.ledger_asked.get(), 2, "to reserve, and to settle what may have been reserved: not once more");
     assert_eq!(denied, (503, "api_error".to_owned(), None, Some("quota_unavailable".to_owned())));
     assert_eq!(world.ask_again(&gateway, &get("/v1/usage"), "").status, 503);
     assert_eq!(world.ask_again(&gateway, &get("/v1/models"), "").status, 200);
@@ -320,6 +321,8 @@ fn pitfall_39_tenants_share_nothing() {
 fn a_tenants_own_key_sees_limits_and_windows() {
     let (world, gateway) = (limited(r#""tokens_per_day":100"#, r#""concurrent_requests":3"#), Gateway::default());
     ask(&world, &gateway, good(), REQUEST);
+    // Not at a full second: the end of a window is one all the same.
+    world.now_ms.set(NOW_MS + 1);
     let report = world.ask_again(&gateway, &get("/v1/usage"), "").json();
     let day_ends = 1_700_006_400;
     assert_eq!(
@@ -328,7 +331,7 @@ fn a_tenants_own_key_sees_limits_and_windows() {
             "object": "usage", "tenant": "acme", "key": "demo0001",
             "limits": [
                 {"owner": "tenant", "limit": "tokens_per_day", "max": 100, "used": 7, "remaining": 93, "resets_at": day_ends},
-                {"owner": "key", "limit": "concurrent_requests", "max": 3, "used": 0, "remaining": 3, "resets_at": 1_700_000_000},
+                {"owner": "key", "limit": "concurrent_requests", "max": 3, "used": 0, "remaining": 3, "resets_at": 1_700_000_001},
             ],
             "windows": [
                 {"owner": "tenant", "period": "day", "requests": 1, "tokens": 7, "resets_at": day_ends},

@@ -96,6 +96,8 @@ pub(super) async fn reserve<P: Platform>(
         Err(why) => why,
     };
     platform.warn(&format!("the ledger of tenant `{}` did not answer: {why}", settlement.tenant));
+    // Nor is it asked again for the headers of this answer.
+    *standings = Some(Vec::new());
     // It may have been reserved all the same, and just not been said in time.
     platform.settle_later(&settlement.tenant, settlement.of_nothing());
     match quota.on_failure {
@@ -140,13 +142,12 @@ pub(super) async fn report<P: Platform>(
         platform.warn(&format!("the ledger of tenant `{tenant}` did not tell its standings: {:?}", reply.err()));
         return Err(ApiError::quota_unavailable());
     };
-    let now_s = platform.now_ms().div_ceil(1000);
-    Ok((write_account(tenant, id, &standings, &windows, now_s), standings))
+    Ok((write_account(tenant, id, &standings, &windows, platform.now_ms()), standings))
 }
 
 /// The report as JSON. Its parts are the ledger's own words; times are added as seconds since 1970.
-fn write_account(tenant: &str, key: &str, standings: &[Standing], windows: &[WindowUse; 2], now_s: u64) -> Vec<u8> {
-    let at = |ms: u64| now_s.saturating_add(ms.div_ceil(1000));
+fn write_account(tenant: &str, key: &str, standings: &[Standing], windows: &[WindowUse; 2], now_ms: u64) -> Vec<u8> {
+    let at = |ms: u64| now_ms.saturating_add(ms).div_ceil(1000);
     let limits = standings.iter().map(|standing| AccountLimit {
         owner: standing.owner,
         limit: standing.dimension,

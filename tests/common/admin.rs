@@ -17,6 +17,7 @@ pub const ADMIN_TOKEN: &str = "the-operators-own-token";
 pub enum Moment {
     LedgerWrite,
     KvWrite,
+    Sleep,
 }
 
 type Interruption = Box<dyn FnOnce(&World)>;
@@ -130,6 +131,7 @@ impl AdminPlatform for World {
     }
 
     async fn sleep(&self, ms: u64) {
+        self.reached(Moment::Sleep);
         self.operator.sleeps.borrow_mut().push(ms);
         self.now_ms.set(self.now_ms.get() + ms);
     }

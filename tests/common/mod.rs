@@ -103,6 +103,8 @@ pub struct World {
     /// By tenant.
     pub ledgers: RefCell<HashMap<String, Desk<MemoryStore>>>,
     pub ledger_fails: Cell<bool>,
+    /// Calls, answered or not.
+    pub ledger_asked: Cell<u32>,
     /// Keys that opened nothing, and how many may before they are slowed down.
     pub failures: Cell<u32>,
     pub failures_allowed: Cell<u32>,
@@ -208,6 +210,7 @@ impl Default for World {
             let_go: std::rc::Rc::default(),
             ledgers: RefCell::default(),
             ledger_fails: Cell::default(),
+            ledger_asked: Cell::default(),
             ledger_calls: RefCell::default(),
             operator: admin::Operator::default(),
             failures: Cell::default(),
@@ -394,6 +397,7 @@ impl Platform for World {
     }
 
     async fn ledger(&self, tenant: &str, call: &Call, _: u32) -> Result<LedgerReply, String> {
+        self.ledger_asked.set(self.ledger_asked.get() + 1);
         if self.ledger_fails.get() {
             return Err("the ledger is down".to_owned());
         }

@@ -25,17 +25,14 @@ impl Args {
     pub fn get<T: FromStr>(&self, name: &str, default: T) -> io::Result<T> {
         match self.0.get(name) {
             None => Ok(default),
-            Some(value) => value
-                .parse()
-                .map_err(|_| io::Error::other(format!("--{name} {value} is not a valid value"))),
+            Some(value) => {
+                value.parse().map_err(|_| io::Error::other(format!("--{name} {value} is not a valid value")))
+            }
         }
     }
 
     /// The value of `--name`, which must be there.
     pub fn require(&self, name: &str) -> io::Result<&str> {
-        self.0
-            .get(name)
-            .map(String::as_str)
-            .ok_or_else(|| io::Error::other(format!("--{name} is missing")))
+        self.0.get(name).map(String::as_str).ok_or_else(|| io::Error::other(format!("--{name} is missing")))
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead};
 use crate::script::contains;
 
 /// The answer that a request must get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
     /// One completion object with its usage.
     Completion,
@@ -14,16 +14,19 @@ pub enum Expected {
         /// Events before `[DONE]`.
         events: usize,
     },
+    /// This text and nothing else.
+    Says(String),
 }
 
 impl Expected {
     /// Reads the body to its end; `first` is called when its first bytes have come.
-    pub fn check(self, body: &mut impl BufRead, first: impl FnOnce()) -> io::Result<()> {
+    pub fn check(&self, body: &mut impl BufRead, first: impl FnOnce()) -> io::Result<()> {
         body.fill_buf()?;
         first();
         match self {
             Self::Completion => check_completion(body),
-            Self::Stream { events } => check_stream(body, events),
+            Self::Stream { events } => check_stream(body, *events),
+            Self::Says(text) => check_text(body, text),
         }
     }
 }
@@ -35,19 +38,18 @@ fn wrong(what: impl Into<String>) -> io::Error {
 fn check_completion(body: &mut impl BufRead) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(4096);
     body.read_to_end(&mut bytes)?;
-    for part in [
-        br#""object":"text_completion""#.as_slice(),
-        br#""finish_reason":"stop""#,
-        br#""total_tokens":206"#,
-    ] {
+    for part in [br#""object":"text_completion""#.as_slice(), br#""finish_reason":"stop""#, br#""total_tokens":206"#] {
         if !contains(&bytes, part) {
-            return Err(wrong(format!(
-                "no completion: {}",
-                String::from_utf8_lossy(&bytes)
-            )));
+            return Err(wrong(format!("no completion: {}", String::from_utf8_lossy(&bytes))));
         }
     }
     Ok(())
+}
+
+fn check_text(body: &mut impl BufRead, expected: &str) -> io::Result<()> {
+    let mut text = String::new();
+    body.read_to_string(&mut text)?;
+    if text == expected { Ok(()) } else { Err(wrong(format!("not {expected:?}: {text}"))) }
 }
 
 fn check_stream(body: &mut impl BufRead, expected: usize) -> io::Result<()> {
@@ -71,16 +73,11 @@ fn check_stream(body: &mut impl BufRead, expected: usize) -> io::Result<()> {
         } else if line.starts_with(b"data: {") && !line.starts_with(br#"data: {"error""#) {
             events += 1;
         } else {
-            return Err(wrong(format!(
-                "not an event: {}",
-                String::from_utf8_lossy(&line)
-            )));
+            return Err(wrong(format!("not an event: {}", String::from_utf8_lossy(&line))));
         }
     }
     if !done {
-        return Err(wrong(format!(
-            "the stream ended after {events} events without [DONE]"
-        )));
+        return Err(wrong(format!("the stream ended after {events} events without [DONE]")));
     }
     if events != expected {
         return Err(wrong(format!("{events} events where {expected} were due")));
@@ -107,12 +104,17 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_the_whole_text() {
+        let says = |mut text: &[u8]| Expected::Says("done".to_owned()).check(&mut text, || ());
+        assert!(says(b"done").is_ok());
+        assert!(says(b"done, nearly").is_err());
+        assert!(says(b"").is_err());
+    }
+
+    #[test]
     fn a_completion_needs_its_usage() {
         let check = |mut text: &[u8]| Expected::Completion.check(&mut text, || ());
-        assert!(
-            check(br#"{"object":"text_completion","finish_reason":"stop","total_tokens":206}"#)
-                .is_ok()
-        );
+        assert!(check(br#"{"object":"text_completion","finish_reason":"stop","total_tokens":206}"#).is_ok());
         assert!(check(br#"{"error":{}}"#).is_err());
     }
 }

@@ -35,11 +35,7 @@ pub fn read_head(input: &mut impl BufRead) -> io::Result<Option<Head>> {
         let line_starts = text.len();
         input.read_until(b'\n', &mut text)?;
         if text.len() == line_starts {
-            return if text.is_empty() {
-                Ok(None)
-            } else {
-                Err(malformed("the connection ended inside a head"))
-            };
+            return if text.is_empty() { Ok(None) } else { Err(malformed("the connection ended inside a head")) };
         }
         if text.len() > MAX_HEAD_BYTES {
             return Err(malformed("the head is too long"));
@@ -59,14 +55,9 @@ pub fn read_head(input: &mut impl BufRead) -> io::Result<Option<Head>> {
         };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
-            let length = std::str::from_utf8(value)
-                .ok()
-                .and_then(|digits| digits.parse().ok());
-            framing =
-                Framing::Length(length.ok_or_else(|| malformed("content-length is no number"))?);
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding")
-            && value.eq_ignore_ascii_case(b"chunked")
-        {
+            let length = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+            framing = Framing::Length(length.ok_or_else(|| malformed("content-length is no number"))?);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") && value.eq_ignore_ascii_case(b"chunked") {
             framing = Framing::Chunked;
             break;
         }
@@ -95,13 +86,7 @@ impl<'a, R: BufRead> Body<'a, R> {
             Framing::Length(length) => length,
             Framing::Chunked => 0,
         };
-        Self {
-            input,
-            framing,
-            left,
-            in_chunk: false,
-            ended: false,
-        }
+        Self { input, framing, left, in_chunk: false, ended: false }
     }
 
     fn line(&mut self) -> io::Result<Vec<u8>> {
@@ -185,21 +170,9 @@ mod tests {
     #[test]
     fn a_head_tells_its_framing() {
         let head = head_of(b"POST /one HTTP/1.1\r\nContent-Length: 12\r\n\r\n");
-        assert_eq!(
-            head,
-            Head {
-                start: "POST /one HTTP/1.1".to_owned(),
-                framing: Framing::Length(12)
-            }
-        );
-        assert_eq!(
-            head_of(b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n").framing,
-            Framing::Chunked
-        );
-        assert_eq!(
-            head_of(b"HTTP/1.1 200 OK\r\n\r\n").framing,
-            Framing::Length(0)
-        );
+        assert_eq!(head, Head { start: "POST /one HTTP/1.1".to_owned(), framing: Framing::Length(12) });
+        assert_eq!(head_of(b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n").framing, Framing::Chunked);
+        assert_eq!(head_of(b"HTTP/1.1 200 OK\r\n\r\n").framing, Framing::Length(0));
         assert_eq!(read_head(&mut b"".as_slice()).unwrap(), None);
         assert!(read_head(&mut b"HTTP/1.1 200".as_slice()).is_err());
     }
@@ -207,10 +180,7 @@ mod tests {
     #[test]
     fn a_body_ends_where_its_framing_says() {
         assert_eq!(body_of(b"abcdef", Framing::Length(3)).unwrap(), "abc");
-        assert_eq!(
-            body_of(b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\nHTTP", Framing::Chunked).unwrap(),
-            "abc"
-        );
+        assert_eq!(body_of(b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\nHTTP", Framing::Chunked).unwrap(), "abc");
     }
 
     #[test]

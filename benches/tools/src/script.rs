@@ -28,15 +28,9 @@ impl Script {
     /// Writes all answers.
     #[must_use]
     pub fn new() -> Self {
-        let streams = |events_a_write| Streams {
-            plain: stream(events_a_write, false),
-            with_usage: stream(events_a_write, true),
-        };
-        Self {
-            completion: vec![completion()],
-            one_a_write: streams(1),
-            many_a_write: streams(EVENTS_OF_A_BIG_WRITE),
-        }
+        let streams =
+            |events_a_write| Streams { plain: stream(events_a_write, false), with_usage: stream(events_a_write, true) };
+        Self { completion: vec![completion()], one_a_write: streams(1), many_a_write: streams(EVENTS_OF_A_BIG_WRITE) }
     }
 
     /// The writes that answer a request, `None` for a path that is not served.
@@ -81,11 +75,8 @@ fn completion() -> Vec<u8> {
     let body = format!(
         r#"{{"id":"cmpl-9kKfXhGz3vTqYw2LbN8sRdP5","object":"text_completion","created":1714569952,"model":"scripted","choices":[{{"text":"{text}","index":0,"logprobs":null,"finish_reason":"stop"}}],"usage":{USAGE}}}"#
     );
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        .into_bytes()
 }
 
 fn event(choices: &str, usage: Option<&str>) -> String {
@@ -104,17 +95,11 @@ fn stream(events_a_write: usize, with_usage: bool) -> Vec<Vec<u8>> {
     let null_usage = with_usage.then_some("null");
     let mut events: Vec<String> = (0..TEXT_EVENTS)
         .map(|index| {
-            let choice = format!(
-                r#"{{"text":"{}","index":0,"logprobs":null,"finish_reason":null}}"#,
-                text(index)
-            );
+            let choice = format!(r#"{{"text":"{}","index":0,"logprobs":null,"finish_reason":null}}"#, text(index));
             event(&choice, null_usage)
         })
         .collect();
-    events.push(event(
-        r#"{"text":"","index":0,"logprobs":null,"finish_reason":"stop"}"#,
-        null_usage,
-    ));
+    events.push(event(r#"{"text":"","index":0,"logprobs":null,"finish_reason":"stop"}"#, null_usage));
     if with_usage {
         events.push(event("", Some(USAGE)));
     }
@@ -139,18 +124,14 @@ mod tests {
     use crate::http::{Body, read_head};
 
     fn writes<'a>(script: &'a Script, path: &str, body: &str) -> &'a [Vec<u8>] {
-        script
-            .answer(&format!("POST {path} HTTP/1.1"), body.as_bytes())
-            .unwrap()
+        script.answer(&format!("POST {path} HTTP/1.1"), body.as_bytes()).unwrap()
     }
 
-    fn holds(writes: &[Vec<u8>], expected: Expected) {
+    fn holds(writes: &[Vec<u8>], expected: &Expected) {
         let bytes = writes.concat();
         let mut input = bytes.as_slice();
         let head = read_head(&mut input).unwrap().unwrap();
-        expected
-            .check(&mut Body::new(&mut input, head.framing), || ())
-            .unwrap();
+        expected.check(&mut Body::new(&mut input, head.framing), || ()).unwrap();
         assert!(input.is_empty());
     }
 
@@ -160,19 +141,9 @@ mod tests {
         let plain = r#"{"stream":true}"#;
         let usage = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
         for path in ["/one/v1/completions", "/many/v1/completions"] {
-            holds(writes(&script, path, "{}"), Expected::Completion);
-            holds(
-                writes(&script, path, plain),
-                Expected::Stream {
-                    events: TEXT_EVENTS + 1,
-                },
-            );
-            holds(
-                writes(&script, path, usage),
-                Expected::Stream {
-                    events: TEXT_EVENTS + 2,
-                },
-            );
+            holds(writes(&script, path, "{}"), &Expected::Completion);
+            holds(writes(&script, path, plain), &Expected::Stream { events: TEXT_EVENTS + 1 });
+            holds(writes(&script, path, usage), &Expected::Stream { events: TEXT_EVENTS + 2 });
         }
     }
 
@@ -181,18 +152,8 @@ mod tests {
         let script = Script::new();
         let stream = r#"{"stream":true}"#;
         // The head, then 200 events with text, the finish and [DONE].
-        assert_eq!(
-            writes(&script, "/one/v1/completions", stream).len(),
-            1 + 202
-        );
-        assert_eq!(
-            writes(&script, "/many/v1/completions", stream).len(),
-            1 + 13
-        );
-        assert!(
-            script
-                .answer("POST /v1/completions HTTP/1.1", b"{}")
-                .is_none()
-        );
+        assert_eq!(writes(&script, "/one/v1/completions", stream).len(), 1 + 202);
+        assert_eq!(writes(&script, "/many/v1/completions", stream).len(), 1 + 13);
+        assert!(script.answer("POST /v1/completions HTTP/1.1", b"{}").is_none());
     }
 }

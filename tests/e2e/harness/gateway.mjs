@@ -48,8 +48,6 @@ export async function startGateway({ scripts, tenants = {}, configure = (config)
       complete: (body, options) => send(worker.port, completionCall(key, body, options)),
       get: (path, headers = {}) => send(worker.port, { path, headers: { authorization: `Bearer ${key}`, ...headers } }),
       addCaller: (limits) => addCaller(worker, limits),
-      /** What an operator asks: the answer's JSON, if it has one. Everything but a success is an error. */
-      admin: (method, path, body) => admin(worker.port, method, path, body),
       async stop() {
         try {
           await worker.stop();
@@ -74,14 +72,6 @@ export function completionCall(key, body, { headers = {}, ...options } = {}) {
   };
 }
 
-async function admin(port, method, path, body) {
-  const headers = { authorization: `Bearer ${ADMIN_TOKEN}`, ...(body && { "content-type": "application/json" }) };
-  const response = await send(port, { method, path: `/admin/v1/${path}`, headers, body: body && JSON.stringify(body) });
-  const text = await response.text();
-  if (response.status >= 300) throw new Error(`${method} ${path}: ${response.status} ${text}`);
-  return text === "" ? undefined : JSON.parse(text);
-}
-
 /** A key of a new tenant, or of one that another caller belongs to; `limits` are the tenant's, and the key's own. */
 async function addCaller(worker, { tenant: tenantLimits, key: keyLimits, beside } = {}) {
   const tenant = beside?.tenant ?? `tenant-${randomBytes(4).toString("hex")}`;
@@ -96,7 +86,12 @@ async function addCaller(worker, { tenant: tenantLimits, key: keyLimits, beside 
     start: (body, options) => startCall(worker.port, completionCall(key, body, options)),
     get: (path) => send(worker.port, { path, headers: { authorization: `Bearer ${key}` } }),
     /** What the ledger has of the tenant: its rows by key and model. The only place that knows how one asks. */
-    usage: async () => (await admin(worker.port, "GET", `tenants/${tenant}/usage?group_by=key,model`)).data,
+    async usage() {
+      const path = `/admin/v1/tenants/${tenant}/usage?group_by=key,model`;
+      const response = await send(worker.port, { path, headers: { authorization: `Bearer ${ADMIN_TOKEN}` } });
+      if (response.status !== 200) throw new Error(`${path}: ${response.status} ${await response.text()}`);
+      return (await response.json()).data;
+    },
     /** The sum of the rows, as soon as `count` requests have ended. Settling takes a moment after the answer. */
     usageOf: (count) =>
       eventually(`${count} requests of ${tenant} to be settled`, async () => {

@@ -22,6 +22,8 @@ export function startCall(port, { method = "GET", path, headers = {}, body }) {
     request.on("error", (error) => reject(error));
   });
   response.catch(() => {});
+  const sent = once(request, "finish");
+  sent.catch(() => {});
 
   if (Array.isArray(body)) {
     for (const piece of body) request.write(piece);
@@ -34,6 +36,8 @@ export function startCall(port, { method = "GET", path, headers = {}, body }) {
   }
   return {
     response,
+    /** Settles when the whole request has gone out. */
+    sent,
     /** RST. */
     hangUp: () => request.socket.resetAndDestroy(),
     /** FIN: how a client goes that closes its connection, having read all that came. */

@@ -1,10 +1,10 @@
 //! The load generator: a number of kept-alive connections, each sending its next request when its last answer is whole.
 //!
 //! ```text
-//! load --port N --path /v1/completions --body JSON [--bearer KEY] [--events N]
+//! load --port N --path /v1/completions --body JSON [--bearer KEY] [--events N] [--says TEXT]
 //!      [--connections 16] [--seconds 3] [--requests N]
 //! ```
-//! With `--events` the answer must be a stream of that many events. The first wrong answer ends the run; it then says what
+//! With `--events` the answer must be a stream of that many events, with `--says` that very text, else a completion. The first wrong answer ends the run; it then says what
 //! was wrong and exits with 1. The result is one line of JSON.
 
 use std::io::{self, BufReader, Read, Write};
@@ -45,6 +45,7 @@ fn main() -> io::Result<ExitCode> {
     let connections: usize = args.get("connections", 16)?;
     let body = args.require("body")?;
     let events: usize = args.get("events", 0)?;
+    let says: String = args.get("says", String::new())?;
     let port = args.require("port")?;
     let request = format!(
         "POST {} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{body}",
@@ -56,10 +57,12 @@ fn main() -> io::Result<ExitCode> {
     let plan = Plan {
         port: args.get("port", 0)?,
         request: request.into_bytes(),
-        expected: if events == 0 {
+        expected: if events > 0 {
+            Expected::Stream { events }
+        } else if says.is_empty() {
             Expected::Completion
         } else {
-            Expected::Stream { events }
+            Expected::Says(says)
         },
         until: started + Duration::from_secs_f64(args.get("seconds", 3.0)?),
         budget: AtomicU64::new(args.get("requests", u64::MAX)?),
@@ -67,13 +70,8 @@ fn main() -> io::Result<ExitCode> {
     };
 
     let all: Vec<Seen> = thread::scope(|scope| {
-        let running: Vec<_> = (0..connections)
-            .map(|_| scope.spawn(|| connection(&plan)))
-            .collect();
-        running
-            .into_iter()
-            .filter_map(|connection| connection.join().ok())
-            .collect()
+        let running: Vec<_> = (0..connections).map(|_| scope.spawn(|| connection(&plan))).collect();
+        running.into_iter().filter_map(|connection| connection.join().ok()).collect()
     });
     // Answers that had been begun are waited for and counted, so the time is the time of all that is counted.
     let seconds = started.elapsed().as_secs_f64();
@@ -98,19 +96,13 @@ fn main() -> io::Result<ExitCode> {
         percentile(&seen.first_byte, 50),
         percentile(&seen.first_byte, 99),
     );
-    Ok(if errors == 0 && requests > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if errors == 0 && requests > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Milliseconds that this share of the sorted durations is not above; 0 of none.
 fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted
-        .get(index)
-        .map_or(0.0, |duration| duration.as_secs_f64() * 1000.0)
+    sorted.get(index).map_or(0.0, |duration| duration.as_secs_f64() * 1000.0)
 }
 
 fn connection(plan: &Plan) -> Seen {
@@ -131,8 +123,7 @@ fn exchange(plan: &Plan, seen: &mut Seen) -> io::Result<()> {
     while plan.may_begin() {
         let began = Instant::now();
         output.write_all(&plan.request)?;
-        let head =
-            read_head(&mut input)?.ok_or_else(|| io::Error::other("the connection was closed"))?;
+        let head = read_head(&mut input)?.ok_or_else(|| io::Error::other("the connection was closed"))?;
         let mut body = Body::new(&mut input, head.framing);
         if !head.start.starts_with("HTTP/1.1 200 ") {
             let mut said = String::new();
@@ -153,11 +144,6 @@ impl Plan {
     fn may_begin(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
             && Instant::now() < self.until
-            && self
-                .budget
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                    left.checked_sub(1)
-                })
-                .is_ok()
+            && self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 }

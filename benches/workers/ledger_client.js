@@ -1,0 +1,42 @@
+// Calls one object, twice for each request, and nothing else: /ledger reserves and settles at the Worker's own ledger, in
+// the JSON of src/quota/call.rs; /empty sends the same two texts to an object that does nothing.
+import { DurableObject } from "cloudflare:workers";
+
+const LIMIT = 1_000_000_000;
+const LIMITS = {
+  requests_per_minute: LIMIT,
+  tokens_per_minute: LIMIT,
+  requests_per_day: LIMIT,
+  tokens_per_day: LIMIT,
+  tokens_per_month: LIMIT,
+  concurrent_requests: LIMIT,
+};
+
+let count = 0;
+
+async function ask(object, call) {
+  const response = await object.fetch("https://object/", { method: "POST", body: JSON.stringify(call) });
+  return response.text();
+}
+
+export class EmptyObject extends DurableObject {
+  async fetch(request) {
+    await request.text();
+    return new Response();
+  }
+}
+
+export default {
+  async fetch(request, env) {
+    const isLedger = new URL(request.url).pathname === "/ledger";
+    const namespace = isLedger ? env.LEDGER : env.EMPTY;
+    const object = namespace.get(namespace.idFromName("bench"));
+    const lease = `cmpl-${(count += 1)}`;
+    const reserve = { lease, key: "bench", model: "one", prompt_tokens: 5, completion_tokens: 256, tenant_limits: LIMITS, key_limits: {}, lease_ms: 300_000 };
+    const settle = { lease, prompt_tokens: 6, completion_tokens: 200, estimated: false, failed: false };
+    const reserved = await ask(object, { reserve });
+    const settled = await ask(object, { settle });
+    const right = isLedger ? reserved.startsWith('{"decided":{"refusal":null,') && settled === '"done"' : reserved + settled === "";
+    return new Response(right ? "settled" : `not settled: ${reserved} ${settled}`);
+  },
+};

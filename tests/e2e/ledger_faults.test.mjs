@@ -1,0 +1,126 @@
+// A ledger that cannot be asked: nobody is let through, or everybody, as the configuration says; and soon.
+import assert from "node:assert/strict";
+import { after, before, suite, test } from "node:test";
+import { startGateway } from "./harness/gateway.mjs";
+import { answer, asAsked, completion, events, silence, stream, textChunk } from "./harness/scripts.mjs";
+import { assertErrorShape, choicesOf, chunksOf } from "./harness/sse.mjs";
+
+// One time-out is the bound of a request; two would be over it. The slack is for a busy machine.
+const TIMEOUT_MS = 1500;
+const SLACK_MS = 1200;
+const LIMITS = { tenant: { requests_per_day: 1, tokens_per_minute: 1000 } };
+
+const good = asAsked(answer(200, completion("ok")), stream(events(textChunk("ok", "stop"), "[DONE]")));
+
+const startWith = (ledger, on_failure) =>
+  startGateway({
+    scripts: { good, "before headers": silence },
+    ledger,
+    configure: (config) => ({ ...config, quota: { on_failure, reserve_timeout_ms: TIMEOUT_MS } }),
+  });
+
+async function timed(make) {
+  const began = Date.now();
+  const response = await make();
+  await response.bytes();
+  return { response, tookMs: Date.now() - began };
+}
+
+for (const ledger of ["absent", "throws", "hangs"]) {
+  const least = ledger === "hangs" ? TIMEOUT_MS : 0;
+  const inTime = (tookMs) => assert.ok(tookMs >= least - 1 && tookMs < TIMEOUT_MS + SLACK_MS, `it took ${tookMs} ms`);
+
+  for (const streaming of [false, true]) {
+    const kind = streaming ? "a stream" : "a whole answer";
+    suite(`a ledger that ${ledger === "absent" ? "is absent" : ledger}, for ${kind}`, () => {
+      let deny;
+      let allow;
+      before(async () => {
+        [deny, allow] = await Promise.all([startWith(ledger, "deny"), startWith(ledger, "allow")]);
+      });
+      after(() => Promise.all([deny?.stop(), allow?.stop()]));
+      const ask = (caller) => caller.complete({ model: "good", prompt: "p", stream: streaming });
+
+      test("deny: 503, in time, and no upstream is called", async () => {
+        for (const limits of [undefined, LIMITS]) {
+          const caller = await deny.addCaller(limits);
+          const { response, tookMs } = await timed(() => ask(caller));
+          assert.equal(response.status, 503);
+          const { error } = await response.json();
+          assertErrorShape(error);
+          assert.deepEqual([error.type, error.param, error.code], ["api_error", null, "quota_unavailable"]);
+          assert.equal(response.headers["x-should-retry"], undefined, "it may be better at the next try");
+          inTime(tookMs);
+        }
+        assert.equal(deny.upstream.requestsFor("good").length, 0);
+      });
+
+      test("allow: 200, in time, again and again", async () => {
+        const caller = await allow.addCaller(LIMITS);
+        for (let nth = 0; nth < 2; nth += 1) {
+          const { response, tookMs } = await timed(() => ask(caller));
+          const text = await response.text();
+          assert.equal(response.status, 200, text);
+          const said = streaming ? choicesOf(chunksOf(text))[0].text : JSON.parse(text).choices[0].text;
+          assert.equal(said, "ok");
+          inTime(tookMs);
+        }
+      });
+
+      test("what costs nothing is answered, in time, without the headers that nobody knows", async () => {
+        const caller = await deny.addCaller(LIMITS);
+        const { response, tookMs } = await timed(() => caller.get("/v1/models"));
+        assert.equal(response.status, 200);
+        assert.equal(response.headers["x-ratelimit-limit-requests"], undefined);
+        assert.ok(tookMs < TIMEOUT_MS + SLACK_MS, `it took ${tookMs} ms`);
+      });
+
+      test("the log says which ledger, and why", async () => {
+        assert.match(await deny.logWith("did not answer"), /the ledger of tenant `tenant-[0-9a-f]+` did not answer: ./);
+      });
+    });
+  }
+}
+
+suite("a ledger that takes reserves and nothing else", () => {
+  let gateway;
+  before(async () => {
+    gateway = await startWith("takes reserves and nothing else", "deny");
+  });
+  after(() => gateway?.stop());
+
+  for (const streaming of [false, true]) {
+    test(`nobody waits for a settlement (${streaming ? "a stream" : "a whole answer"})`, async () => {
+      const caller = await gateway.addCaller();
+      const { response, tookMs } = await timed(() => caller.complete({ model: "good", prompt: "p", stream: streaming }));
+      assert.equal(response.status, 200);
+      assert.ok(tookMs < SLACK_MS, `it took ${tookMs} ms`);
+    });
+  }
+});
+
+suite("a ledger that fails when it is told for the first time", () => {
+  let gateway;
+  before(async () => {
+    gateway = await startWith("fails at first", "deny");
+  });
+  after(() => gateway?.stop());
+
+  for (const streaming of [false, true]) {
+    test(`is told again (${streaming ? "a stream" : "a whole answer"})`, async () => {
+      const caller = await gateway.addCaller();
+      const response = await caller.complete({ model: "good", prompt: "nine byte", stream: streaming });
+      const [, id] = (await response.text()).match(/"id":"(cmpl-[^"]+)"/);
+      const log = await gateway.logWith(`told: {"settle":{"lease":"${id}"`);
+      assert.equal(log.split(`"lease":"${id}"`).length, 2, "once is enough");
+    });
+  }
+
+  test("is told again of a client that went before the headers", async () => {
+    const caller = await gateway.addCaller();
+    const call = caller.start({ model: "before headers", prompt: "p" });
+    await gateway.upstream.requestFor("before headers");
+    call.hangUp();
+    await gateway.logWith(`"prompt_tokens":0,"completion_tokens":0,"estimated":false,"failed":true}}`);
+  });
+});
