@@ -133,7 +133,9 @@ pub trait Dialect: Sync + Debug {
     fn decode_answer(&self, body: &[u8]) -> Result<(Answer, UsageReport), Fault>;
 
     /// Reads an answer of any other status.
-    fn decode_fault(&self, status: u16, body: &[u8]) -> Fault;
+    fn decode_fault(&self, status: u16, body: &[u8]) -> Fault {
+        Fault::of_body(status, body)
+    }
 }
 
 /// Frames to events, for one stream.

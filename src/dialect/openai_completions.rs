@@ -87,8 +87,4 @@ impl Dialect for OpenAiCompletions {
     fn decode_answer(&self, body: &[u8]) -> Result<(Answer, UsageReport), Fault> {
         openai_wire::decode_answer(body)
     }
-
-    fn decode_fault(&self, status: u16, body: &[u8]) -> Fault {
-        Fault::of_body(status, body)
-    }
 }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Denial, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
 use super::limits::Limits;
+use super::operation::{Denial, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
 
 /// A question to the ledger of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,8 @@
 //! once. A refusal writes nothing.
 
 use super::call::{Call, Expect, Record, Refusal, Reply, UsageRow};
-use super::ledger::{Decision, Entry, Ledger};
+use super::ledger::Ledger;
+use super::operation::{Decision, Entry};
 
 /// Entries that the journal holds before they are written over.
 pub const JOURNAL_SLOTS: u64 = 256;

@@ -1,7 +1,7 @@
 //! The `x-ratelimit-*` headers, and durations as Go writes them.
 
-use super::ledger::Standing;
 use super::limits::Dimension;
+use super::operation::Standing;
 
 /// For requests and for tokens the tightest limit of tenant and key: the one with the least left, and of those the one
 /// that takes longest to be whole again. Nothing where there is no limit.

@@ -3,17 +3,20 @@
 //! The ledger is a state machine without a clock and without I/O. One Durable Object a tenant keeps it (`edge`), writes
 //! down what it was told, and can tell it all again after a restart.
 
+mod account;
 mod bucket;
 mod call;
 mod desk;
 mod headers;
 mod ledger;
 mod limits;
+mod operation;
 mod window;
 
 pub use call::{Call, Expect, Record, Refusal, Reply, UsageRow};
 pub use desk::{Desk, JOURNAL_SLOTS, Store, StoredRecord, Written};
 pub use headers::{go_duration, rate_headers};
-pub use ledger::{Decision, Denial, Entry, Ledger, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
+pub use ledger::Ledger;
 pub use limits::{Dimension, Limits, MAX_LIMIT, Owner};
+pub use operation::{Decision, Denial, Entry, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
 pub(crate) use window::{date, day_of};
