@@ -68,6 +68,7 @@ fn a_request_is_reserved_before_its_upstream_is_called_and_settled_after() {
     assert_eq!((reserve.prompt_tokens, reserve.completion_tokens), (2, 10));
     assert_eq!((settle.prompt_tokens, settle.completion_tokens, settle.estimated), (3, 4, false));
     assert_eq!(settle.lease, reserve.lease);
+    assert_eq!(world.renewed.borrow()[..], [reserve.lease.as_str()], "from the promise on, not only while a stream runs");
 }
 
 #[test]
@@ -166,6 +167,10 @@ fn pitfall_1_every_end_is_charged_what_was_got() {
     assert_eq!(charged(Ok(Answer::sse(CHUNK)), STREAM), 2 + 2, "cut: the prompt and what was sent on");
     let reset = Answer::sse(CHUNK).then(Err(ReadError::Broken("reset".to_owned())));
     assert_eq!(charged(Ok(reset), STREAM), 2 + 2);
+    let left = |answer: Answer| Ok(answer.then(Err(ReadError::ClientGone)));
+    assert_eq!(charged(left(Answer::sse("")), STREAM), 2, "the client left an upstream that had begun: the prompt");
+    assert_eq!(charged(left(Answer::sse(": working\n\n")), STREAM), 2);
+    assert_eq!(charged(left(Answer::json("")), REQUEST), 2);
     let error = Answer::sse(CHUNK).then(Ok("data: {\"error\":\"boom\"}\n\n"));
     assert_eq!(charged(Ok(error), STREAM), 2 + 2);
     let together = format!("{CHUNK}data: {{\"error\":\"boom\"}}\n\n");
@@ -296,7 +301,9 @@ fn pitfall_34_a_revoked_key_reserves_nothing_though_isolate_and_kv_remember_it()
         .answer(Call::Revoke { key: "demo0001".into() }, NOW_MS)
         .unwrap();
     let refused = ask(&world, &gateway, good(), REQUEST);
-    assert_eq!(refused.error(), (401, "invalid_request_error".into(), None, Some("invalid_api_key".into())));
+    let invalid = (401, "invalid_request_error".into(), None, Some("invalid_api_key".into()));
+    assert_eq!(refused.error(), invalid);
+    assert_eq!(world.ask_again(&gateway, &get("/v1/usage"), "").error(), invalid, "nor does it tell anything");
     assert_eq!(world.calls.borrow().len(), 1);
 }
 

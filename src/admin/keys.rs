@@ -179,19 +179,34 @@ pub(super) async fn rotate<P: AdminPlatform>(
         return Err(ApiError::new(Case::Conflict, message));
     }
     let issued = issue(platform, old.clone()).await?;
+    let ended = end_in(platform, tenant, &place, &old, grace).await;
+    if let Err(error) = ended {
+        // The new key is shown only now: it must not be lost because the old one could not be ended.
+        platform.warn(&format!("key `{}` was rotated, but its old one goes on: {}", old.id, error.message));
+    }
+    Ok(issued)
+}
+
+/// Ends a key after `grace` seconds, or at once.
+async fn end_in<P: AdminPlatform>(
+    platform: &P,
+    tenant: &str,
+    place: &Place,
+    old: &KeyRecord,
+    grace: u64,
+) -> Result<(), ApiError> {
     if grace == 0 {
-        revoke(platform, &place, &old).await?;
-        return Ok(issued);
+        return revoke(platform, place, old).await;
     }
     let end = (platform.now_ms() / 1000).saturating_add(grace);
     let shortened = |found: Option<StoredKey>| {
-        let mut stored = demanded(tenant, &place, found)?;
+        let mut stored = demanded(tenant, place, found)?;
         // A key that ends sooner is not prolonged.
         stored.record.expires_at = Some(stored.record.expires_at.map_or(end, |at| at.min(end)));
         Ok(Some(stored))
     };
-    records::change(platform, &place, Preconditions::default(), shortened).await?;
-    Ok(issued)
+    records::change(platform, place, Preconditions::default(), shortened).await?;
+    Ok(())
 }
 
 /// `DELETE /admin/v1/tenants/{id}/keys/{key}`: the key is revoked; its record stays.
@@ -222,12 +237,13 @@ async fn revoke<P: AdminPlatform>(platform: &P, place: &Place, key: &KeyRecord) 
     Ok(())
 }
 
-/// Revokes all keys of a tenant that are not revoked yet: so a call that failed halfway can be repeated to its end.
+/// Revokes all keys of a tenant, those that are revoked already too: a call that failed halfway may have left one in KV,
+/// and is repeated to its end.
 pub(super) async fn revoke_all<P: AdminPlatform>(platform: &P, tenant: &str) -> Result<(), ApiError> {
     let mut cursor = None;
     loop {
         let (keys, next) = page(platform, tenant, cursor.as_deref(), PAGE).await?;
-        for StoredKey { record, .. } in keys.iter().filter(|stored| stored.record.status == KeyStatus::Active) {
+        for StoredKey { record, .. } in &keys {
             revoke(platform, &place_of(tenant, &record.id), record).await?;
         }
         if next.is_none() {

@@ -103,6 +103,10 @@ export class Upstream {
     return this.#client.aborted;
   }
 
+  whenClientGone(act) {
+    this.#client.addEventListener("abort", act);
+  }
+
   get status() {
     return this.#response.status;
   }
@@ -195,6 +199,12 @@ export function hold(ctx) {
   return release;
 }
 
+// A function that calls two.
+export const both = (first, second) => () => {
+  first();
+  second();
+};
+
 // Asks the ledger of a tenant; resolves to its reply as text.
 export async function askLedger(env, tenant, call, timeoutMs) {
   const namespace = env.LEDGER;
@@ -238,6 +248,24 @@ export function tellLedger(env, ctx, tenant, call) {
   ctx.waitUntil(tell());
 }
 
+// Makes a call to a ledger again and again, until the returned function is called.
+export function repeatToLedger(env, ctx, tenant, call, everyMs) {
+  const timer = setInterval(() => tellLedger(env, ctx, tenant, call), everyMs);
+  return () => clearInterval(timer);
+}
+
+// Does something in one transaction of a Durable Object's storage; what returns false leaves no trace.
+export function transact(storage, act) {
+  const undone = {};
+  try {
+    storage.transactionSync(() => {
+      if (!act()) throw undone;
+    });
+  } catch (error) {
+    if (error !== undone) throw error;
+  }
+}
+
 // A body that is all there, and yet a stream: it goes out without a length.
 export function streamOf(bytes) {
   return new ReadableStream({
@@ -250,13 +278,11 @@ export function streamOf(bytes) {
 
 // The pump: one call into the transcoder for each piece of the upstream's body, when the client wants more, and not
 // before. A piece that completes no chunk is followed by the next; nothing is gathered, nothing is held back. However
-// the stream ends, the transcoder is told, and `release` is called.
-export function pump(first, upstream, transcoder, renewMs, release) {
+// the stream ends, the transcoder is told, and `release` is called, once.
+export function pump(first, upstream, transcoder, release) {
   let live = true;
-  const renewal = renewMs > 0 ? setInterval(() => transcoder.renew(), renewMs) : undefined;
   const stop = () => {
     live = false;
-    clearInterval(renewal);
     transcoder.free();
     release();
   };
@@ -265,6 +291,10 @@ export function pump(first, upstream, transcoder, renewMs, release) {
     transcoder.gone();
     stop();
   };
+  // The runtime tells the stream, and tells the request: whichever comes first.
+  upstream.whenClientGone(() => {
+    if (live) gone();
+  });
   return new ReadableStream(
     {
       start(controller) {
@@ -288,7 +318,6 @@ export function pump(first, upstream, transcoder, renewMs, release) {
           } catch (error) {
             // Only a trap in the module can throw here. The client must see a broken stream, not an ended one.
             live = false;
-            clearInterval(renewal);
             upstream.cancel();
             release();
             throw error;

@@ -35,20 +35,36 @@ extern "C" {
     pub(super) fn stream_of(bytes: js_sys::Uint8Array) -> web_sys::ReadableStream;
 
     /// The pump: what is left of `upstream`, through `transcoder`, after `first`.
-    /// `transcoder` is asked to renew its lease every `renew_ms`, if that is not 0; `release` is called when all is done.
+    /// `release` is called when all is done.
     pub(super) fn pump(
         first: js_sys::Uint8Array,
         upstream: JsUpstream,
         transcoder: Pump,
-        renew_ms: u32,
         release: js_sys::Function,
     ) -> web_sys::ReadableStream;
+
+    /// A function that calls two.
+    pub(super) fn both(first: js_sys::Function, second: js_sys::Function) -> js_sys::Function;
 
     /// Keeps the request's context alive until the function is called.
     pub(super) fn hold(ctx: &JsValue) -> js_sys::Function;
 
     #[wasm_bindgen(catch, js_name = askLedger)]
     pub(super) async fn ask_ledger(env: &Env, tenant: &str, call: &str, timeout_ms: u32) -> Result<JsValue, JsValue>;
+
+    /// Tells a ledger the same every `every_ms`, until the function is called.
+    #[wasm_bindgen(js_name = repeatToLedger)]
+    pub(super) fn repeat_to_ledger(
+        env: &Env,
+        ctx: &JsValue,
+        tenant: &str,
+        call: &str,
+        every_ms: u32,
+    ) -> js_sys::Function;
+
+    /// Runs `act` in one transaction of `storage`; if it returns false, nothing of it has happened.
+    #[wasm_bindgen(catch)]
+    pub(super) fn transact(storage: &JsValue, act: &mut dyn FnMut() -> bool) -> Result<(), JsValue>;
 
     #[wasm_bindgen(js_name = tellLedger)]
     pub(super) fn tell_ledger(env: &Env, ctx: &JsValue, tenant: &str, call: &str);

@@ -8,6 +8,8 @@ use std::cell::{Cell, RefCell};
 use serde::Serialize;
 use worker::{Date, DurableObject, Env, Request, Response, SqlStorage, SqlStorageValue, State, durable_object};
 
+use super::glue;
+use super::platform::text_of;
 use crate::quota::{
     Call, Desk, JOURNAL_SLOTS, Ledger, Record, Store, StoredRecord, UsageCounts, UsageKey, UsageRow, Written,
 };
@@ -33,12 +35,12 @@ impl DurableObject for LedgerObject {
             Err(error) => return Response::error(error.to_string(), 400),
         };
         let answered = self.with_desk(|desk, now_ms| {
-            let reply = desk.answer(call, now_ms)?;
-            Ok((reply, desk.next_expiry_ms()))
+            let reply = desk.answer(call.clone(), now_ms)?;
+            Ok((reply, desk.wake_ms(now_ms)))
         });
         match answered {
-            Ok((reply, next_expiry_ms)) => {
-                self.wake_at(next_expiry_ms).await?;
+            Ok((reply, wake_ms)) => {
+                self.wake_at(wake_ms).await?;
                 Response::from_bytes(serde_json::to_vec(&reply)?)
             }
             Err(why) => Response::error(why, 500),
@@ -54,14 +56,22 @@ impl DurableObject for LedgerObject {
 }
 
 impl LedgerObject {
-    /// Does something at the desk, which is opened if need be and thrown away if its store fails.
-    fn with_desk<R>(&self, act: impl FnOnce(&mut Desk<SqlStore>, u64) -> Result<R, String>) -> Result<R, String> {
+    /// Does something at the desk, which is opened if need be. If its store fails, what it has written is undone and the
+    /// desk thrown away: the next one reads what is really there.
+    fn with_desk<R>(&self, act: impl Fn(&mut Desk<SqlStore>, u64) -> Result<R, String>) -> Result<R, String> {
         let mut place = self.desk.borrow_mut();
         let mut desk = match place.take() {
             Some(desk) => desk,
             None => Desk::open(SqlStore::open(self.state.storage().sql())?)?,
         };
-        let result = act(&mut desk, Date::now().as_millis())?;
+        let mut result = Err("the transaction did not take place".to_owned());
+        let storage = self.state.storage();
+        glue::transact(storage.as_raw(), &mut || {
+            result = act(&mut desk, Date::now().as_millis());
+            result.is_ok()
+        })
+        .map_err(|thrown| text_of(&thrown))?;
+        let result = result?;
         *place = Some(desk);
         Ok(result)
     }
@@ -75,7 +85,11 @@ impl LedgerObject {
         }
         self.alarm_ms.set(Some(at_ms));
         let delay_ms = at_ms.saturating_sub(Date::now().as_millis());
-        self.state.storage().set_alarm(i64::try_from(delay_ms).unwrap_or(i64::MAX)).await
+        let set = self.state.storage().set_alarm(i64::try_from(delay_ms).unwrap_or(i64::MAX)).await;
+        if set.is_err() {
+            self.alarm_ms.set(None);
+        }
+        set
     }
 }
 
@@ -84,6 +98,9 @@ impl LedgerObject {
 struct SqlStore {
     sql: SqlStorage,
 }
+
+/// A row of the object's `SQLite` holds at most 2 MB; a large ledger takes several.
+const SNAPSHOT_ROW_BYTES: usize = 1 << 20;
 
 /// A table's name ends with the version of what is in it: a newer form will have tables of its own, filled from these.
 const SCHEMA: &str = "
@@ -138,9 +155,9 @@ fn to_json<T: Serialize>(value: &T) -> Result<SqlStorageValue, String> {
 
 impl Store for SqlStore {
     fn snapshot(&self) -> Result<Option<(u64, Ledger)>, String> {
-        let rows = self.rows("SELECT seq, ledger FROM snapshot_1", Vec::new())?;
+        let rows = self.rows("SELECT seq, ledger FROM snapshot_1 ORDER BY id", Vec::new())?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let json = as_text(row.get(1)).unwrap_or_default();
+        let json: String = rows.iter().filter_map(|row| as_text(row.get(1))).collect();
         let ledger = serde_json::from_str(&json).map_err(|error| format!("the snapshot: {error}"))?;
         Ok(Some((as_integer(row.first()), ledger)))
     }
@@ -163,8 +180,15 @@ impl Store for SqlStore {
     }
 
     fn write_snapshot(&mut self, seq: u64, ledger: &Ledger) -> Result<(), String> {
-        let bindings = vec![integer(seq), to_json(ledger)?];
-        self.rows("INSERT OR REPLACE INTO snapshot_1 VALUES (0, ?, ?)", bindings).map(drop)
+        let json = serde_json::to_string(ledger).map_err(|error| error.to_string())?;
+        let (mut rest, mut id) = (json.as_str(), 0_u64);
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(rest.floor_char_boundary(SNAPSHOT_ROW_BYTES));
+            let bindings = vec![integer(id), integer(seq), part.into()];
+            self.rows("INSERT OR REPLACE INTO snapshot_1 VALUES (?, ?, ?)", bindings)?;
+            (rest, id) = (after, id.saturating_add(1));
+        }
+        self.rows("DELETE FROM snapshot_1 WHERE id >= ?", vec![integer(id)]).map(drop)
     }
 
     fn add_usage(&mut self, rows: &[UsageRow]) -> Result<(), String> {

@@ -6,6 +6,7 @@ mod ledger;
 mod platform;
 mod pump;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use wasm_bindgen::JsValue;
@@ -38,7 +39,7 @@ async fn fetch(request: web_sys::Request, env: Env, ctx: Context) -> worker::Res
     let mut entropy = [0; 32];
     glue::random_bytes(&mut entropy);
     let release = glue::hold(ctx.as_ref().as_ref());
-    let platform = EdgePlatform { request, env, ctx };
+    let platform = EdgePlatform { request, env, ctx, stop_renewal: RefCell::default() };
     let reply = if is_admin_path(&head.path) {
         admin_api::handle(&platform, &head, Entropy(entropy)).await
     } else {
@@ -66,8 +67,12 @@ fn head(request: &web_sys::Request) -> Head {
     }
 }
 
-/// Sends the reply; `release` lets go of the request's context once all is done.
+/// Sends the reply. Once all is done, its promise is no longer renewed, and `release` lets go of the request's context.
 fn respond(reply: Reply<Upstream>, platform: &EdgePlatform, release: js_sys::Function) -> web_sys::Response {
+    let end = match platform.stop_renewal.take() {
+        Some(stop) => glue::both(stop, release),
+        None => release,
+    };
     let mut headers = String::with_capacity(512);
     for (name, value) in &reply.headers {
         headers.extend([name, "\n", value, "\n"]);
@@ -81,12 +86,11 @@ fn respond(reply: Reply<Upstream>, platform: &EdgePlatform, release: js_sys::Fun
             let first = js_sys::Uint8Array::from(first.as_slice());
             let ctx: &JsValue = platform.ctx.as_ref().as_ref();
             let pump = Pump::new(transcoder, settlement, platform.env.clone(), ctx.clone());
-            let renew_ms = pump.renew_ms();
-            let body = glue::pump(first, upstream.into_js(), pump, renew_ms, release);
+            let body = glue::pump(first, upstream.into_js(), pump, end);
             return glue::respond(reply.status, &headers, &body);
         }
     };
-    // It cannot throw: it resolves a promise.
-    let _ = release.call0(&JsValue::UNDEFINED);
+    // It cannot throw: it clears a timer and resolves a promise.
+    let _ = end.call0(&JsValue::UNDEFINED);
     glue::respond(reply.status, &headers, &body)
 }

@@ -1,10 +1,12 @@
 //! The gateway's [`Platform`] on Workers.
 
+use std::cell::RefCell;
+
 use wasm_bindgen::{JsCast as _, JsValue};
 use worker::{Context, Date, Env, RateLimiter, console_warn, web_sys};
 
 use crate::dialect::UpstreamRequest;
-use crate::gateway::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
+use crate::gateway::{CallError, Platform, ReadError, Settlement, UpstreamBody, UpstreamResponse};
 use crate::quota::{Call, Reply as LedgerReply, Settle};
 
 use super::bindings;
@@ -16,6 +18,8 @@ pub(super) struct EdgePlatform {
     pub request: web_sys::Request,
     pub env: Env,
     pub ctx: Context,
+    /// Ends the renewal of the request's promise, if there is one.
+    pub stop_renewal: RefCell<Option<js_sys::Function>>,
 }
 
 /// The body of an upstream's answer.
@@ -29,7 +33,7 @@ impl Upstream {
 }
 
 /// A thrown value as text: ours are strings, the runtime's are errors.
-fn text_of(thrown: &JsValue) -> String {
+pub(super) fn text_of(thrown: &JsValue) -> String {
     let message = |error: &js_sys::Error| error.message().into();
     thrown.as_string().or_else(|| thrown.dyn_ref().map(message)).unwrap_or_default()
 }
@@ -116,6 +120,16 @@ impl Platform for EdgePlatform {
         let asked = glue::ask_ledger(&self.env, tenant, &call, timeout_ms).await;
         let reply = asked.map_err(|thrown| text_of(&thrown))?.as_string().unwrap_or_default();
         serde_json::from_str(&reply).map_err(|error| error.to_string())
+    }
+
+    fn keep_renewed(&self, settlement: &Settlement) {
+        let Settlement { tenant, lease, lease_ms } = settlement;
+        let call = Call::Renew { lease: lease.clone(), lease_ms: (*lease_ms).into() };
+        // Plain data always serializes.
+        let call = serde_json::to_string(&call).unwrap_or_default();
+        let ctx: &JsValue = self.ctx.as_ref().as_ref();
+        let stop = glue::repeat_to_ledger(&self.env, ctx, tenant, &call, lease_ms.div_ceil(3));
+        self.stop_renewal.replace(Some(stop));
     }
 
     fn settle_later(&self, tenant: &str, settle: Settle) {

@@ -26,11 +26,6 @@ impl Pump {
         Self { transcoder, settlement, env, ctx }
     }
 
-    /// Milliseconds after which the lease wants to be renewed; 0 if there is none.
-    pub(super) fn renew_ms(&self) -> u32 {
-        self.settlement.as_ref().map_or(0, |settlement| settlement.lease_ms.div_ceil(3))
-    }
-
     fn settle(&mut self) {
         let outcome = self.transcoder.outcome();
         if let Some(settlement) = self.settlement.take() {
@@ -71,14 +66,6 @@ impl Pump {
     /// The client has gone away.
     pub fn gone(&mut self) {
         self.settle();
-    }
-
-    /// The stream goes on, and with it its promise.
-    pub fn renew(&self) {
-        if let Some(Settlement { tenant, lease, lease_ms }) = &self.settlement {
-            let call = Call::Renew { lease: lease.clone(), lease_ms: (*lease_ms).into() };
-            tell_ledger(&self.env, &self.ctx, tenant, &call);
-        }
     }
 
     /// Whether the end mark has been written.

@@ -38,16 +38,19 @@ pub(super) struct Failed {
     pub error: ApiError,
     /// Whether another target may do better.
     pub retryable: bool,
+    /// What was used all the same, because the client did not stay to get it.
+    pub outcome: Option<Outcome>,
 }
 
 impl Failed {
     fn retryable(error: ApiError) -> Self {
-        Self { error, retryable: true }
+        Self { error, retryable: true, outcome: None }
     }
 
-    /// The client went away: nobody reads this, and no upstream is to blame.
-    fn client_gone() -> Self {
-        Self { error: ApiError::internal(), retryable: false }
+    /// The client went away: nobody reads this, and no upstream is to blame. `outcome` is what an upstream that had
+    /// begun to answer is owed.
+    fn client_gone(outcome: Option<Outcome>) -> Self {
+        Self { error: ApiError::internal(), retryable: false, outcome }
     }
 }
 
@@ -103,7 +106,7 @@ impl<'a> Attempts<'a> {
                 let message = "The upstream of this model took too long.";
                 Failed::retryable(ApiError::new(Case::UpstreamTimeout, message))
             }
-            CallError::ClientGone => Failed::client_gone(),
+            CallError::ClientGone => Failed::client_gone(None),
         })?;
         let (status, content_type) = (response.status, &response.content_type);
         let answered = if !(200..300).contains(&status) {
@@ -123,7 +126,14 @@ impl<'a> Attempts<'a> {
                 let outcome = Outcome { failure: None, usage: usage.usage(), reported: usage.is_reported() };
                 Ok(Answered { reply, outcome: Some(outcome) })
             }
-            Err(Unanswered::ClientGone) => Err(Failed::client_gone()),
+            Err(Unanswered::ClientGone) => {
+                let usage = UsageTally::new(self.request.prompt.estimated_tokens());
+                Err(Failed::client_gone(Some(Outcome {
+                    failure: None,
+                    usage: usage.usage_when_cut(),
+                    reported: false,
+                })))
+            }
             Err(Unanswered::Fault(fault)) => {
                 let retryable = fault.is_retryable();
                 if retryable {
@@ -131,7 +141,7 @@ impl<'a> Attempts<'a> {
                     let message = redactor.redact(&fault.message);
                     platform.warn(&format!("upstream `{name}` failed with {}: {message}", fault.status));
                 }
-                Err(Failed { error: fault.into_api_error(&redactor), retryable })
+                Err(Failed { error: fault.into_api_error(&redactor), retryable, outcome: None })
             }
         }
     }
@@ -199,7 +209,7 @@ impl<'a> Attempts<'a> {
                 Ok(None) => drop(transcoder.finish(End::Closed, &mut first)),
                 Err(ReadError::ClientGone) => {
                     upstream.cancel();
-                    return Err(Failed::client_gone());
+                    return Err(Failed::client_gone(Some(transcoder.outcome())));
                 }
                 Err(_) => drop(transcoder.finish(End::Broken, &mut first)),
             }
@@ -219,7 +229,7 @@ impl<'a> Attempts<'a> {
             platform.warn(&format!("upstream `{name}` failed in its stream: {}", error.message));
         }
         match transcoder.failure_before_first_chunk() {
-            Some(error) => Err(Failed { error: error.clone(), retryable }),
+            Some(error) => Err(Failed { error: error.clone(), retryable, outcome: None }),
             // It failed after a chunk, though both came at once: the client gets what there is.
             None => Ok(Answered { reply: Reply::stream(ReplyBody::Chunks(first)), outcome: Some(outcome) }),
         }

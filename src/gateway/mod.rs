@@ -248,7 +248,11 @@ impl Gateway {
                     }
                     return Ok(reply);
                 }
-                Err(Failed { error, retryable }) => {
+                Err(Failed { error, outcome: Some(outcome), .. }) => {
+                    settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));
+                    return Err(error);
+                }
+                Err(Failed { error, retryable, outcome: None }) => {
                     last = error;
                     if !retryable {
                         break;

@@ -3,6 +3,8 @@
 use crate::dialect::UpstreamRequest;
 use crate::quota;
 
+use super::Settlement;
+
 /// The runtime, as one request sees it. Everything runs on one thread; no future is shared between requests.
 #[expect(async_fn_in_trait, reason = "the gateway is generic over its one platform, and Workers have no second thread")]
 pub trait Platform {
@@ -27,6 +29,9 @@ pub trait Platform {
     /// Asks the ledger of a tenant, and waits at most `timeout_ms`. The error is for the log: the ledger failed, or was
     /// too slow, and what was asked of it may have happened or not.
     async fn ledger(&self, tenant: &str, call: &quota::Call, timeout_ms: u32) -> Result<quota::Reply, String>;
+
+    /// From now on until it is settled, the promise is renewed, however long the request takes.
+    fn keep_renewed(&self, settlement: &Settlement);
 
     /// Tells a tenant's ledger how a request ended, without letting anybody wait for it.
     fn settle_later(&self, tenant: &str, settle: quota::Settle);

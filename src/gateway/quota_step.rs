@@ -17,7 +17,7 @@ pub struct Settlement {
     pub tenant: String,
     /// Its name for the promise.
     pub lease: String,
-    /// Milliseconds for which it holds; a stream that lasts longer renews it.
+    /// Milliseconds for which it holds; a request that lasts longer renews it.
     pub lease_ms: u32,
 }
 
@@ -85,9 +85,13 @@ pub(super) async fn reserve<P: Platform>(
     });
     let why = match platform.ledger(&settlement.tenant, &call, quota.reserve_timeout_ms).await {
         Ok(LedgerReply::Decided { refusal, standings: now }) => {
-            *standings = Some(now);
+            // Whoever has a revoked key is told nothing more.
+            *standings = Some(if refusal == Some(Refusal::Revoked) { Vec::new() } else { now });
             return match refusal {
-                None => Ok(Some(settlement)),
+                None => {
+                    platform.keep_renewed(&settlement);
+                    Ok(Some(settlement))
+                }
                 Some(Refusal::Limit(denial)) => Err(denied(&denial, &request.model)),
                 Some(Refusal::Revoked) => Err(ApiError::invalid_key()),
             };
@@ -98,11 +102,14 @@ pub(super) async fn reserve<P: Platform>(
     platform.warn(&format!("the ledger of tenant `{}` did not answer: {why}", settlement.tenant));
     // Nor is it asked again for the headers of this answer.
     *standings = Some(Vec::new());
-    // It may have been reserved all the same, and just not been said in time.
-    platform.settle_later(&settlement.tenant, settlement.of_nothing());
+    // It may have been reserved all the same, and just not been said in time. Then it has to be settled: with nothing
+    // if the request goes no further, else with what it will have used.
     match quota.on_failure {
-        OnFailure::Deny => Err(ApiError::quota_unavailable()),
-        OnFailure::Allow => Ok(None),
+        OnFailure::Deny => {
+            platform.settle_later(&settlement.tenant, settlement.of_nothing());
+            Err(ApiError::quota_unavailable())
+        }
+        OnFailure::Allow => Ok(Some(settlement)),
     }
 }
 
@@ -138,6 +145,9 @@ pub(super) async fn report<P: Platform>(
     let KeyRecord { tenant, id, limits, .. } = &*caller.key;
     let call = Call::Standings { key: id.clone(), tenant_limits: caller.tenant.limits, key_limits: *limits };
     let reply = platform.ledger(tenant, &call, config.quota.reserve_timeout_ms).await;
+    if let Ok(LedgerReply::Decided { refusal: Some(Refusal::Revoked), .. }) = reply {
+        return Err(ApiError::invalid_key());
+    }
     let Ok(LedgerReply::Standings { standings, windows }) = reply else {
         platform.warn(&format!("the ledger of tenant `{tenant}` did not tell its standings: {:?}", reply.err()));
         return Err(ApiError::quota_unavailable());

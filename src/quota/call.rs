@@ -25,7 +25,7 @@ pub enum Call {
         /// The id of the key.
         key: String,
     },
-    /// Where do the limits stand? [`Reply::Standings`].
+    /// Where do the limits stand? [`Reply::Standings`], or [`Reply::Decided`] if the key has been revoked.
     Standings {
         /// The id of the key.
         key: String,

@@ -2,7 +2,7 @@
 //!
 //! An admitted request costs one row in the journal, and so does its settlement: slots of the journal are used again
 //! in turn, so that nothing has to be deleted, and every [`JOURNAL_SLOTS`] / 2 entries the whole state is written
-//! once. A refusal writes nothing.
+//! once. A refusal writes nothing; a burst of them is counted in one write some seconds later.
 
 use super::call::{Call, Expect, Record, Refusal, Reply, UsageRow};
 use super::ledger::Ledger;
@@ -10,6 +10,8 @@ use super::operation::{Decision, Entry};
 
 /// Entries that the journal holds before they are written over.
 pub const JOURNAL_SLOTS: u64 = 256;
+/// How long counts of refusals may stay in memory alone: one write a burst, instead of one a refusal.
+const REFUSALS_MS: u64 = 10_000;
 /// KV takes one write a second for each of its keys.
 const KV_WRITE_MS: u64 = 1000;
 
@@ -65,6 +67,7 @@ pub struct Desk<S> {
     seq: u64,
     /// The last entry in the last snapshot.
     snapshot_seq: u64,
+    has_unsaved_refusals: bool,
 }
 
 impl<S: Store> Desk<S> {
@@ -76,7 +79,7 @@ impl<S: Store> Desk<S> {
             ledger.apply(&written.entry, written.now_ms);
             seq = written.seq;
         }
-        Ok(Self { store, ledger, seq, snapshot_seq })
+        Ok(Self { store, ledger, seq, snapshot_seq, has_unsaved_refusals: false })
     }
 
     /// Answers a call. An error is the store's; what it could not write down has not happened as far as the caller
@@ -90,7 +93,10 @@ impl<S: Store> Desk<S> {
                 let (key, known) = (request.key.clone(), self.ledger.holds(&request.lease));
                 let refusal = match self.ledger.reserve(&request, now_ms) {
                     Decision::Admitted => None,
-                    Decision::Denied(denial) => Some(Refusal::Limit(denial)),
+                    Decision::Denied(denial) => {
+                        self.has_unsaved_refusals = true;
+                        Some(Refusal::Limit(denial))
+                    }
                     Decision::Revoked => Some(Refusal::Revoked),
                 };
                 if refusal.is_none() && !known {
@@ -116,6 +122,9 @@ impl<S: Store> Desk<S> {
                 self.write(Entry::Revoke { key }, now_ms)?;
                 Ok(Reply::Done)
             }
+            Call::Standings { key, .. } if self.ledger.is_revoked(&key) => {
+                Ok(Reply::Decided { refusal: Some(Refusal::Revoked), standings: Vec::new() })
+            }
             Call::Standings { key, tenant_limits, key_limits } => {
                 let standings = self.ledger.standings(&key, tenant_limits, key_limits, now_ms);
                 Ok(Reply::Standings { standings, windows: self.ledger.windows(&key, now_ms) })
@@ -136,6 +145,13 @@ impl<S: Store> Desk<S> {
         }
     }
 
+    /// When the desk wants to be woken: when the next promise runs out, and soon after a refusal, whose count is in
+    /// memory alone until then.
+    pub fn wake_ms(&self, now_ms: u64) -> Option<u64> {
+        let counts = self.has_unsaved_refusals.then(|| now_ms.saturating_add(REFUSALS_MS));
+        [self.ledger.next_expiry_ms(), counts].into_iter().flatten().min()
+    }
+
     /// Closes the promises that have run out; returns when the next one will.
     pub fn alarm(&mut self, now_ms: u64) -> Result<Option<u64>, String> {
         let now_ms = self.ledger.expire(now_ms);
@@ -148,12 +164,11 @@ impl<S: Store> Desk<S> {
         &self.store
     }
 
-    /// When the next promise runs out, if there is any.
-    pub fn next_expiry_ms(&self) -> Option<u64> {
-        self.ledger.next_expiry_ms()
-    }
-
     fn write(&mut self, entry: Entry, now_ms: u64) -> Result<(), String> {
+        // The slot would be one that no snapshot holds yet: better nothing is promised than something forgotten.
+        if self.seq.saturating_sub(self.snapshot_seq) >= JOURNAL_SLOTS {
+            return Err("the journal is full, and no snapshot could be written".to_owned());
+        }
         self.seq = self.seq.saturating_add(1);
         self.store.append(&Written { seq: self.seq, now_ms, entry })?;
         if self.seq.saturating_sub(self.snapshot_seq) >= JOURNAL_SLOTS / 2 {
@@ -172,6 +187,7 @@ impl<S: Store> Desk<S> {
         }
         self.store.write_snapshot(self.seq, &self.ledger)?;
         self.snapshot_seq = self.seq;
+        self.has_unsaved_refusals = false;
         Ok(())
     }
 

@@ -190,7 +190,9 @@ impl Ledger {
         self.revoked.retain(|_, at_ms| now_ms.saturating_sub(*at_ms) < REVOKED_MS);
     }
 
-    fn is_revoked(&self, key: &str) -> bool {
+    /// Whether the key has been revoked, not so long ago that everybody else knows.
+    #[must_use]
+    pub fn is_revoked(&self, key: &str) -> bool {
         self.revoked.get(key).is_some_and(|at_ms| self.now_ms.saturating_sub(*at_ms) < REVOKED_MS)
     }
 

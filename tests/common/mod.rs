@@ -22,7 +22,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use completions_edge::dialect::UpstreamRequest;
 use completions_edge::gateway::{
-    CallError, Entropy, Gateway, Head, Platform, ReadError, Reply, ReplyBody, UpstreamBody, UpstreamResponse,
+    CallError, Entropy, Gateway, Head, Platform, ReadError, Reply, ReplyBody, Settlement, UpstreamBody,
+    UpstreamResponse,
 };
 use completions_edge::quota::{
     Call, Desk, JOURNAL_SLOTS, Ledger, Record, Reply as LedgerReply, Settle, Store, StoredRecord, UsageCounts,
@@ -108,6 +109,8 @@ pub struct World {
     /// Keys that opened nothing, and how many may before they are slowed down.
     pub failures: Cell<u32>,
     pub failures_allowed: Cell<u32>,
+    /// Leases that are kept renewed.
+    pub renewed: RefCell<Vec<String>>,
     /// Every call, as the ledgers got it.
     pub ledger_calls: RefCell<Vec<(String, Call)>>,
     pub operator: admin::Operator,
@@ -212,6 +215,7 @@ impl Default for World {
             ledger_fails: Cell::default(),
             ledger_asked: Cell::default(),
             ledger_calls: RefCell::default(),
+            renewed: RefCell::default(),
             operator: admin::Operator::default(),
             failures: Cell::default(),
             failures_allowed: Cell::new(u32::MAX),
@@ -408,6 +412,10 @@ impl Platform for World {
         let mut ledgers = self.ledgers.borrow_mut();
         let desk = ledgers.entry(tenant.to_owned()).or_insert_with(|| Desk::open(MemoryStore::default()).unwrap());
         desk.answer(call.clone(), self.now_ms.get())
+    }
+
+    fn keep_renewed(&self, settlement: &Settlement) {
+        self.renewed.borrow_mut().push(settlement.lease.clone());
     }
 
     fn settle_later(&self, tenant: &str, settle: Settle) {

@@ -78,7 +78,13 @@ const talking = latch();
 const GONE = {
   "before headers, RST": { script: silence, stream: true, how: "hangUp", expected: NOTHING },
   "before headers, not streaming, RST": { script: silence, how: "hangUp", expected: NOTHING },
-  "before the first token, RST": { script: pieces([": working\n\n", (exchange) => exchange.closed]), stream: true, how: "hangUp", expected: NOTHING },
+  // The upstream has begun to answer: the prompt is owed.
+  "before the first token, RST": {
+    script: pieces([": working\n\n", (exchange) => exchange.closed]),
+    stream: true,
+    how: "hangUp",
+    expected: { ...ESTIMATE, completion_tokens: 0, errors: 0 },
+  },
   "mid-stream, RST": { script: pieces([events(said), (exchange) => exchange.closed]), stream: true, reads: true, how: "hangUp", expected: { ...ESTIMATE, errors: 0 } },
   "mid-stream, RST, the upstream has reported": {
     script: pieces([events({ ...said, usage: usage(7, 6) }), (exchange) => exchange.closed]),
@@ -173,7 +179,7 @@ suite("metering", () => {
 
 suite("leases", () => {
   const LEASE_MS = 1000;
-  const gates = { "outlives its lease": latch() };
+  const gates = { "outlives its lease": latch(), "thinks for long": latch() };
   const good = answer(200, completion(TEXT));
   let gateway;
   before(async () => {
@@ -181,6 +187,7 @@ suite("leases", () => {
       scripts: {
         good,
         "outlives its lease": pieces([events(said), () => gates["outlives its lease"].opened, events(finished, usageEvent(7, 2), "[DONE]")]),
+        "thinks for long": pieces([": working\n\n", () => gates["thinks for long"].opened, events(said, finished, usageEvent(7, 2), "[DONE]")]),
         "never ends": pieces([events(said), (exchange) => exchange.closed]),
       },
       configure: (config) => ({ ...config, quota: { lease_ms: LEASE_MS } }),
@@ -204,6 +211,21 @@ suite("leases", () => {
     assert.deepEqual(sum, { requests: 1, errors: 0, ...REPORTED });
     assert.ok(refused > 0);
     assert.equal((await caller.complete({ model: "good", prompt: PROMPT })).status, 200);
+  });
+
+  test("a first token that outlives the lease: the place stays taken, and it is settled by the truth", async () => {
+    const caller = await gateway.addCaller({ tenant: { concurrent_requests: 1 } });
+    const began = Date.now();
+    const answered = caller.complete({ model: "thinks for long", prompt: PROMPT, stream: true, max_tokens: 500 });
+    const other = () => caller.complete({ model: "good", prompt: PROMPT });
+    await gateway.upstream.requestFor("thinks for long");
+    while (Date.now() < began + 3 * LEASE_MS) {
+      assert.equal((await other()).status, 429, "its place is still taken");
+      await atTime(Date.now() + 100);
+    }
+    gates["thinks for long"].open();
+    await (await answered).text();
+    await eventually("the place to be free", async () => (await other()).status === 200);
   });
 
   test("workerd is killed amid a stream: its place stays taken until the lease's alarm, then it is charged as reserved", async () => {
