@@ -68,7 +68,11 @@ fn a_request_is_reserved_before_its_upstream_is_called_and_settled_after() {
     assert_eq!((reserve.prompt_tokens, reserve.completion_tokens), (2, 10));
     assert_eq!((settle.prompt_tokens, settle.completion_tokens, settle.estimated), (3, 4, false));
     assert_eq!(settle.lease, reserve.lease);
-    assert_eq!(world.renewed.borrow()[..], [reserve.lease.as_str()], "from the promise on, not only while a stream runs");
+    assert_eq!(
+        world.renewed.borrow()[..],
+        [reserve.lease.as_str()],
+        "from the promise on, not only while a stream runs"
+    );
 }
 
 #[test]
