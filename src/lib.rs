@@ -14,6 +14,7 @@ pub mod dialect;
 mod edge;
 pub mod framing;
 pub mod gateway;
+mod hex;
 pub mod quota;
 pub mod tenant;
 pub mod transcode;

@@ -239,10 +239,13 @@ impl Stream {
         out: &mut Vec<u8>,
     ) {
         // Where there is one choice, it is meant, whatever number the upstream gives it: but then always the same.
-        let only = self.choices.len() == 1 && *self.only_index.get_or_insert(index) == index;
-        let index = if only { 0 } else { index.max(u32::from(self.choices.len() == 1)) };
-        let choice = usize::try_from(index).ok().and_then(|index| self.choices.get_mut(index));
-        let Some(choice) = choice else {
+        let index = match self.choices.len() {
+            1 => (*self.only_index.get_or_insert(index) == index).then_some(0),
+            _ => Some(index),
+        };
+        let place = index.and_then(|index| usize::try_from(index).ok());
+        let choice = place.and_then(|place| self.choices.get_mut(place));
+        let Some((index, choice)) = index.zip(choice) else {
             return self
                 .fail(ApiError::upstream("The upstream of this model sent a choice that was not asked for."), out);
         };

@@ -290,6 +290,7 @@ fn a_ledger_that_is_down_denies_or_allows_as_configured() {
     assert_eq!(world.ledger_asked.get(), 2, "to reserve, and to settle what may have been reserved: not once more");
     assert_eq!(denied, (503, "api_error".to_owned(), None, Some("quota_unavailable".to_owned())));
     assert_eq!(world.ask_again(&gateway, &get("/v1/usage"), "").status, 503);
+    assert_eq!(world.ledger_asked.get(), 3, "nor twice for what it is asked about");
     assert_eq!(world.ask_again(&gateway, &get("/v1/models"), "").status, 200);
 }
 

@@ -9,6 +9,7 @@ mod reply;
 use crate::api::{ApiError, Case, ChunkFormat, ChunkHead, CompletionRequest, ModelCard, write_model, write_models};
 use crate::config::{GatewayConfig, Model};
 use crate::dialect::Capabilities;
+use crate::hex::hex;
 use crate::quota::Standing;
 use crate::tenant::{Allowed, ApiKey, KeyRecord, TenantRecord, TenantStatus};
 
@@ -167,8 +168,10 @@ impl Gateway {
             }
             Route::Usage => {
                 let caller = self.authenticate(platform, head, visit).await?;
-                let (report, standings) = quota_step::report(platform, &*config?, &caller).await?;
-                visit.standings = Some(standings);
+                // A ledger that fails here is not asked again for the headers.
+                let standings = visit.standings.insert(Vec::new());
+                let (report, now) = quota_step::report(platform, &*config?, &caller).await?;
+                *standings = now;
                 Ok(Reply::ok(JSON, report))
             }
             Route::Health => Err(ApiError::internal()),
@@ -374,11 +377,6 @@ pub(crate) fn request_id(head: &Head, entropy: Entropy) -> String {
         Some(id) => id.to_owned(),
         None => format!("req_{}", hex(entropy.0.get(..16).unwrap_or_default())),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// A path segment as it was meant; an escape that is none stays as it is.

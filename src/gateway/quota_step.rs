@@ -125,15 +125,20 @@ pub(super) async fn standings<P: Platform>(
     if !config.quota.enabled || unlimited {
         return None;
     }
-    let call = Call::Standings {
-        key: caller.key.id.clone(),
-        tenant_limits: caller.tenant.limits,
-        key_limits: caller.key.limits,
-    };
-    match platform.ledger(&caller.key.tenant, &call, config.quota.reserve_timeout_ms).await {
+    match ask_standings(platform, config, caller).await {
         Ok(LedgerReply::Standings { standings, .. }) => Some(standings),
         _ => None,
     }
+}
+
+async fn ask_standings<P: Platform>(
+    platform: &P,
+    config: &GatewayConfig,
+    caller: &Caller,
+) -> Result<LedgerReply, String> {
+    let KeyRecord { tenant, id, limits, .. } = &*caller.key;
+    let call = Call::Standings { key: id.clone(), tenant_limits: caller.tenant.limits, key_limits: *limits };
+    platform.ledger(tenant, &call, config.quota.reserve_timeout_ms).await
 }
 
 /// `GET /v1/usage`: the caller's limits, what is used of them, and when they reset.
@@ -142,9 +147,8 @@ pub(super) async fn report<P: Platform>(
     config: &GatewayConfig,
     caller: &Caller,
 ) -> Result<(Vec<u8>, Vec<Standing>), ApiError> {
-    let KeyRecord { tenant, id, limits, .. } = &*caller.key;
-    let call = Call::Standings { key: id.clone(), tenant_limits: caller.tenant.limits, key_limits: *limits };
-    let reply = platform.ledger(tenant, &call, config.quota.reserve_timeout_ms).await;
+    let KeyRecord { tenant, id, .. } = &*caller.key;
+    let reply = ask_standings(platform, config, caller).await;
     if let Ok(LedgerReply::Decided { refusal: Some(Refusal::Revoked), .. }) = reply {
         return Err(ApiError::invalid_key());
     }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::hex::hex;
+
 /// A key of the form `sk-<id>-<secret>`: an id of 8 to 32 characters `[a-z0-9]`, a secret of 32 to 64 characters
 /// `[A-Za-z0-9]`. It is never stored, logged or echoed; `Debug` shows the id alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,9 +41,7 @@ impl<'a> ApiKey<'a> {
     /// The hash of the whole key.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
-        let digest = Sha256::digest(self.whole.as_bytes());
-        let hex = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
-        KeyHash(digest.iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]).collect())
+        KeyHash(hex(&Sha256::digest(self.whole.as_bytes())))
     }
 }
 
