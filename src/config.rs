@@ -37,8 +37,19 @@ pub struct GatewayConfig {
 pub struct Upstream {
     /// How it speaks.
     pub dialect: DialectName,
-    /// `http` or `https`, up to and without the route; no slash at the end.
+    /// `http` or `https`, up to and without the route; no slash at the end. Empty where there is a `binding`.
+    #[serde(default)]
     pub base_url: String,
+    /// The name of the Worker's binding through which it is called, in place of a URL; for `workers-ai` alone.
+    #[serde(default)]
+    pub binding: Option<String>,
+    /// Azure's `api-version`, where it wants one.
+    #[serde(default)]
+    pub api_version: Option<String>,
+    /// The AWS region to sign calls for. The secret is then `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, with `:SESSION_TOKEN`
+    /// behind it for temporary keys. Without a region the secret is a bearer key.
+    #[serde(default)]
+    pub region: Option<String>,
     /// The name of the Worker secret that holds its key. Without it, calls go out unauthenticated.
     #[serde(default)]
     pub key: Option<String>,
@@ -90,6 +101,12 @@ pub struct Model {
     /// A system message for chat upstreams.
     #[serde(default)]
     pub system: Option<String>,
+    /// Headers that calls for this model have besides the dialect's own; names in lower case.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Fields that the bodies of calls for this model have besides those that the dialect writes.
+    #[serde(default)]
+    pub body: serde_json::Map<String, serde_json::Value>,
     /// For `/v1/models`.
     #[serde(default = "default_owner")]
     pub owned_by: String,

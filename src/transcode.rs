@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use crate::api::{ApiError, Case, ChunkWriter, FinishReason, Logprobs, Usage, tokens_of_bytes};
 use crate::dialect::{Dialect, Event, Redactor, StreamDecoder, UsageReport};
 use crate::framing::Deframer;
+use crate::framing::FrameError;
 
 /// How the upstream's body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +191,7 @@ impl Transcoder {
         deframe: impl FnOnce(
             &mut Deframer,
             &mut dyn FnMut(crate::framing::Frame<'_>) -> ControlFlow<()>,
-        ) -> Result<(), crate::framing::FrameTooLong>,
+        ) -> Result<(), crate::framing::FrameError>,
         malformed: Case,
         out: &mut Vec<u8>,
     ) {
@@ -202,8 +203,14 @@ impl Transcoder {
             decoder.frame(frame, &mut |event| stream.take(event, malformed, out));
             if stream.over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        if result.is_err() {
-            stream.fail(ApiError::upstream("The upstream of this model sent an event that is too long."), out);
+        match result {
+            Ok(()) => {}
+            Err(FrameError::TooLong { .. }) => {
+                stream.fail(ApiError::upstream("The upstream of this model sent an event that is too long."), out);
+            }
+            Err(FrameError::Corrupt) => {
+                stream.fail(ApiError::upstream("The stream of this model's upstream was damaged on its way."), out);
+            }
         }
     }
 }

@@ -51,9 +51,9 @@ fn a_completion() {
         r#"{"id":"cmpl-101112131415161718191a1b1c1d1e1f","object":"text_completion","created":1700000000,"model":"m","choices":[{"index":0,"text":" there","logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#
     );
     let call = world.last_call();
-    assert_eq!(call.url, "https://one.example/v1/completions");
+    assert_eq!(call.url(), "https://one.example/v1/completions");
     assert_eq!(String::from_utf8(call.body).unwrap(), r#"{"model":"upstream-m","prompt":"Hi","max_tokens":16}"#);
-    assert!(call.headers.contains(&("authorization", "Bearer secret-of-one".to_owned())));
+    assert!(call.headers.contains(&("authorization".into(), "Bearer secret-of-one".to_owned())));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn pitfall_40_what_a_dialect_cannot_carry_is_refused() {
 fn a_target_that_can_carry_the_request_is_found() {
     let world = World::default().answers_with(Answer::json(COMPLETION));
     assert_eq!(world.complete(r#"{"model":"both","prompt":"p","echo":true}"#).status, 200);
-    assert_eq!(world.last_call().url, "https://one.example/v1/completions");
+    assert_eq!(world.last_call().url(), "https://one.example/v1/completions");
 }
 
 #[test]

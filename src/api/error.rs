@@ -45,6 +45,8 @@ pub enum Case {
     StringAboveMax,
     /// The target's dialect cannot carry the parameter.
     UnsupportedParameter,
+    /// The target's dialect carries the parameter, but not this value of it.
+    UnsupportedValue,
     /// The key or its tenant has no request left for now.
     RequestsLimited,
     /// The key or its tenant has not so many tokens left for now.
@@ -109,6 +111,7 @@ impl Case {
             Self::ArrayBelowMin => (400, REQUEST, Some("array_below_min_length")),
             Self::StringAboveMax => (400, REQUEST, Some("string_above_max_length")),
             Self::UnsupportedParameter => (400, REQUEST, Some("unsupported_parameter")),
+            Self::UnsupportedValue => (400, REQUEST, Some("unsupported_value")),
             Self::RequestsLimited | Self::TooManyFailures => (429, "requests", Some("rate_limit_exceeded")),
             Self::TokensLimited => (429, "tokens", Some("rate_limit_exceeded")),
             Self::ConcurrencyLimited => (429, "concurrency", Some("rate_limit_exceeded")),
@@ -159,6 +162,13 @@ impl ApiError {
     pub fn about(mut self, param: &str) -> Self {
         self.param = Some(param.to_owned());
         self
+    }
+
+    /// 400: the model's dialect carries `param`, but only as `bounds` says: "must be from 0 to 1".
+    #[must_use]
+    pub fn unsupported_value(param: &str, model: &str, bounds: &str) -> Self {
+        let message = format!("Unsupported value: '{param}' {bounds} with the model `{model}`.");
+        Self::new(Case::UnsupportedValue, message).about(param)
     }
 
     /// 401: there is no usable `Authorization` header.

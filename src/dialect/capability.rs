@@ -77,6 +77,22 @@ pub struct Capabilities {
     pub exceptions: &'static [(Parameter, Support)],
     /// Whether parameters that the API does not know are handed on, to an upstream that speaks the same API.
     pub unknown_parameters: bool,
+    /// What an upstream that knows stop sequences does with them.
+    pub stops: Stops,
+}
+
+/// What an upstream that knows stop sequences does with them.
+#[derive(Debug)]
+pub struct Stops {
+    /// Whether it takes this one. For one that it does not take the gateway looks itself.
+    pub takes: fn(&str) -> bool,
+    /// Whether its text still has the sequence at its end, which the gateway then cuts off.
+    pub keeps: bool,
+}
+
+impl Stops {
+    /// It takes every one, and leaves it out of its text.
+    pub const NATIVE: Self = Self { takes: |_| true, keeps: false };
 }
 
 impl Capabilities {

@@ -5,22 +5,25 @@
 
 mod capability;
 mod fault;
-mod json;
+pub mod json;
 mod logprobs;
 mod openai_chat;
 mod openai_completions;
 mod openai_wire;
+#[allow(dead_code, reason = "until the first dialect with a model in its path")]
+mod path;
 mod redact;
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 
 use serde::Deserialize;
 
-use crate::api::{Answer, ApiError, CompletionRequest, FinishReason, Logprobs};
+use crate::api::{Answer, ApiError, CompletionRequest, FinishReason, Logprobs, Prompt};
 use crate::config::{Target, Upstream};
 use crate::framing::{Frame, Framing};
 
-pub use capability::{Capabilities, Parameter, Support, refuse_unsupported};
+pub use capability::{Capabilities, Parameter, Stops, Support, refuse_unsupported};
 pub use fault::Fault;
 pub use redact::Redactor;
 
@@ -69,17 +72,94 @@ impl Call<'_> {
     pub fn max_tokens(&self) -> u32 {
         self.request.max_tokens.unwrap_or(self.model.default_max_tokens)
     }
+
+    /// The prompt of a dialect that takes one text a call. Such a dialect says so in its capabilities, so that several
+    /// prompts have become several calls, and token numbers were refused.
+    #[must_use]
+    pub fn prompt_text(&self) -> &str {
+        match &self.request.prompt {
+            Prompt::Text(text) => text,
+            Prompt::Texts(texts) => texts.first().map(|text| &**text).unwrap_or_default(),
+            Prompt::Tokens(_) | Prompt::TokenLists(_) => "",
+        }
+    }
+
+    /// Writes a call to `route` under the upstream's base URL, with `credentials` besides the headers of every call.
+    /// `body` gets the operator's own fields, where the dialect has not written them already.
+    #[must_use]
+    pub fn post(
+        &self,
+        route: &str,
+        credentials: Option<(&'static str, String)>,
+        body: json::Object,
+    ) -> UpstreamRequest {
+        UpstreamRequest {
+            destination: Destination::Url(format!("{}{route}", self.upstream.base_url)),
+            headers: self.headers(credentials),
+            body: body.fill(&self.model.body).finish(),
+        }
+    }
+
+    /// The bearer header, where the upstream has a key.
+    #[must_use]
+    pub fn bearer(&self) -> Option<(&'static str, String)> {
+        self.secret.map(|secret| ("authorization", format!("Bearer {secret}")))
+    }
+
+    /// The headers of a call: what every call has, `credentials`, and the operator's own.
+    #[must_use]
+    pub fn headers(&self, credentials: Option<(&'static str, String)>) -> Vec<(Cow<'static, str>, String)> {
+        let accept = if self.request.stream { self.framing().media_type() } else { "application/json" };
+        let fixed = [
+            ("content-type", "application/json".to_owned()),
+            ("accept", accept.to_owned()),
+            // A compressed stream arrives in blocks, and tokens late.
+            ("accept-encoding", "identity".to_owned()),
+        ];
+        let own = fixed.into_iter().chain(credentials).map(|(name, value)| (Cow::Borrowed(name), value));
+        let operators = self.model.headers.iter().map(|(name, value)| (Cow::Owned(name.clone()), value.clone()));
+        own.chain(operators).collect()
+    }
+
+    fn framing(&self) -> Framing {
+        self.upstream.dialect.dialect().framing()
+    }
+}
+
+/// Where a call goes. It comes from the configuration alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// An absolute URL.
+    Url(String),
+    /// The Worker's own binding to Workers AI.
+    Ai {
+        /// The binding's name.
+        binding: String,
+        /// The model to run.
+        model: String,
+    },
 }
 
 /// One upstream call, ready to be sent: always a POST.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamRequest {
-    /// Absolute; its host and path come from the configuration alone.
-    pub url: String,
+    /// Where it goes.
+    pub destination: Destination,
     /// All headers that go out, names in lower case.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+impl UpstreamRequest {
+    /// The URL, where it goes to one.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        match &self.destination {
+            Destination::Url(url) => url,
+            Destination::Ai { .. } => "",
+        }
+    }
 }
 
 /// What an upstream's frame says, in neutral terms.

@@ -2,13 +2,15 @@
 
 use serde::Serialize;
 
-use crate::api::{Answer, ApiError, Prompt};
+use crate::api::{Answer, ApiError};
 use crate::framing::Framing;
 
 use super::json::Object;
-use super::openai_completions::{headers, put_stream};
+use super::openai_completions::put_stream;
 use super::openai_wire::{self, OpenAiDecoder};
-use super::{Call, Capabilities, Dialect, Fault, Parameter, StreamDecoder, Support, UpstreamRequest, UsageReport};
+use super::{
+    Call, Capabilities, Dialect, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -25,21 +27,13 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::Suffix, Support::Unsupported),
     ],
     unknown_parameters: false,
+    stops: Stops::NATIVE,
 };
 
 #[derive(Serialize)]
 struct Message<'a> {
     role: &'static str,
     content: &'a str,
-}
-
-/// The text of a prompt that is one text; the capabilities have refused every other.
-fn single_text<'a>(prompt: &'a Prompt<'_>) -> &'a str {
-    match prompt {
-        Prompt::Text(text) => text,
-        Prompt::Texts(texts) => texts.first().map(|text| &**text).unwrap_or_default(),
-        Prompt::Tokens(_) | Prompt::TokenLists(_) => "",
-    }
 }
 
 impl Dialect for OpenAiChat {
@@ -54,7 +48,7 @@ impl Dialect for OpenAiChat {
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
         let system = call.model.system.as_deref().map(|content| Message { role: "system", content });
-        let user = Message { role: "user", content: single_text(&request.prompt) };
+        let user = Message { role: "user", content: call.prompt_text() };
         let messages: Vec<Message<'_>> = system.into_iter().chain([user]).collect();
         let mut body = Object::new();
         body.put("model", &call.target.model)
@@ -72,11 +66,7 @@ impl Dialect for OpenAiChat {
             .put_some("logit_bias", request.logit_bias)
             .put_some("user", request.user.as_ref());
         put_stream(&mut body, call);
-        Ok(UpstreamRequest {
-            url: format!("{}/chat/completions", call.upstream.base_url),
-            headers: headers(call),
-            body: body.finish(),
-        })
+        Ok(call.post("/chat/completions", call.bearer(), body))
     }
 
     fn decoder(&self) -> Box<dyn StreamDecoder> {

@@ -8,26 +8,13 @@ use crate::framing::Framing;
 
 use super::json::Object;
 use super::openai_wire::{self, OpenAiDecoder};
-use super::{Call, Capabilities, Dialect, Fault, StreamDecoder, UpstreamRequest, UsageReport};
+use super::{Call, Capabilities, Dialect, Fault, Stops, StreamDecoder, UpstreamRequest, UsageReport};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct OpenAiCompletions;
 
-static CAPABILITIES: Capabilities = Capabilities { exceptions: &[], unknown_parameters: true };
-
-/// The headers of every call to an OpenAI-compatible server.
-pub(super) fn headers(call: &Call<'_>) -> Vec<(&'static str, String)> {
-    let accept = if call.request.stream { "text/event-stream" } else { "application/json" };
-    let mut headers = vec![
-        ("content-type", "application/json".to_owned()),
-        ("accept", accept.to_owned()),
-        // A compressed stream arrives in blocks, and tokens late.
-        ("accept-encoding", "identity".to_owned()),
-    ];
-    headers.extend(call.secret.map(|secret| ("authorization", format!("Bearer {secret}"))));
-    headers
-}
+static CAPABILITIES: Capabilities = Capabilities { exceptions: &[], unknown_parameters: true, stops: Stops::NATIVE };
 
 /// `stream_options` for an upstream that knows them.
 pub(super) fn put_stream(body: &mut Object, call: &Call<'_>) {
@@ -70,14 +57,12 @@ impl Dialect for OpenAiCompletions {
             .put_some("logit_bias", request.logit_bias)
             .put_some("user", request.user.as_ref());
         put_stream(&mut body, call);
-        for (name, value) in &request.extra {
+        // Of what the API does not know the operator's own fields stand before the client's.
+        let unknown = request.extra.iter().filter(|(name, _)| !call.model.body.contains_key(&**name));
+        for (name, value) in unknown {
             body.put(name, value);
         }
-        Ok(UpstreamRequest {
-            url: format!("{}/completions", call.upstream.base_url),
-            headers: headers(call),
-            body: body.finish(),
-        })
+        Ok(call.post("/completions", call.bearer(), body))
     }
 
     fn decoder(&self) -> Box<dyn StreamDecoder> {

@@ -90,7 +90,7 @@ impl Platform for EdgePlatform {
         }
         let body = js_sys::Uint8Array::from(request.body.as_slice());
         let ctx: &JsValue = self.ctx.as_ref().as_ref();
-        let called = glue::call_upstream(&request.url, &headers, body, timeout_ms, &self.request, ctx).await;
+        let called = glue::call_upstream(request.url(), &headers, body, timeout_ms, &self.request, ctx).await;
         let upstream: JsUpstream = match called {
             Ok(upstream) => upstream.unchecked_into(),
             Err(thrown) => {

@@ -15,11 +15,16 @@ pub struct Frame<'a> {
     pub data: &'a [u8],
 }
 
-/// A line or an event is longer than the limit, in bytes.
+/// Why a stream cannot be cut into frames any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameTooLong {
-    /// The limit.
-    pub limit: usize,
+pub enum FrameError {
+    /// A line or a frame is longer than the limit.
+    TooLong {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The bytes are not of this framing, or were damaged on their way.
+    Corrupt,
 }
 
 /// The framings that dialects use.
@@ -30,6 +35,14 @@ pub enum Framing {
 }
 
 impl Framing {
+    /// The media type that a stream in this framing is asked for by.
+    #[must_use]
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Sse => "text/event-stream",
+        }
+    }
+
     /// A deframer for one stream, whose frames are at most `limit` bytes long.
     #[must_use]
     pub fn deframer(self, limit: usize) -> Deframer {
@@ -48,14 +61,14 @@ pub enum Deframer {
 
 impl Deframer {
     /// Takes the next bytes and hands every frame that they complete to `sink`, which may break off.
-    pub fn feed(&mut self, bytes: &[u8], sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameTooLong> {
+    pub fn feed(&mut self, bytes: &[u8], sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
         match self {
             Self::Sse(sse) => sse.feed(bytes, sink),
         }
     }
 
     /// The stream has ended: hands on what was begun and perhaps whole, though nothing marked its end.
-    pub fn finish(&mut self, sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameTooLong> {
+    pub fn finish(&mut self, sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
         match self {
             Self::Sse(sse) => sse.finish(sink),
         }

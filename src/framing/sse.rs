@@ -10,7 +10,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Frame, FrameTooLong};
+use super::{Frame, FrameError};
 
 const BOM: &[u8] = "\u{feff}".as_bytes();
 
@@ -59,11 +59,7 @@ impl SseDeframer {
     }
 
     /// Takes the next bytes. An event that lies in them whole is handed on without a copy.
-    pub fn feed(
-        &mut self,
-        bytes: &[u8],
-        mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>,
-    ) -> Result<(), FrameTooLong> {
+    pub fn feed(&mut self, bytes: &[u8], mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
         // The event's only data line so far, where it still lies in `bytes`.
         let mut whole: Option<&[u8]> = None;
         let mut rest = bytes;
@@ -101,7 +97,7 @@ impl SseDeframer {
     }
 
     /// The stream has ended. What was begun is handed on: it may be whole, and only its reader can tell.
-    pub fn finish(&mut self, mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameTooLong> {
+    pub fn finish(&mut self, mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
         let line = std::mem::take(&mut self.line);
         let mut own = None;
         if !line.is_empty() && self.take_line(&line, &mut own, &mut sink)?.is_break() {
@@ -116,7 +112,7 @@ impl SseDeframer {
         line: &'a [u8],
         whole: &mut Option<&'a [u8]>,
         sink: &mut impl FnMut(Frame<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, FrameTooLong> {
+    ) -> Result<ControlFlow<()>, FrameError> {
         let line = if std::mem::take(&mut self.at_start) { line.strip_prefix(BOM).unwrap_or(line) } else { line };
         match parse(line) {
             Line::Data(value) => self.take_data(value, whole)?,
@@ -146,7 +142,7 @@ impl SseDeframer {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn take_data<'a>(&mut self, value: &'a [u8], whole: &mut Option<&'a [u8]>) -> Result<(), FrameTooLong> {
+    fn take_data<'a>(&mut self, value: &'a [u8], whole: &mut Option<&'a [u8]>) -> Result<(), FrameError> {
         if whole.is_none() && !self.has_data {
             *whole = Some(value);
             return Ok(());
@@ -157,7 +153,7 @@ impl SseDeframer {
     }
 
     /// Moves a data line out of the chunk into `data`, joined to those before it by a line feed.
-    fn spill(&mut self, whole: &mut Option<&[u8]>) -> Result<(), FrameTooLong> {
+    fn spill(&mut self, whole: &mut Option<&[u8]>) -> Result<(), FrameError> {
         let Some(value) = whole.take() else { return Ok(()) };
         self.check(self.data.len().saturating_add(value.len()).saturating_add(1))?;
         if self.has_data {
@@ -168,8 +164,8 @@ impl SseDeframer {
         Ok(())
     }
 
-    fn check(&self, length: usize) -> Result<(), FrameTooLong> {
-        if length > self.limit { Err(FrameTooLong { limit: self.limit }) } else { Ok(()) }
+    fn check(&self, length: usize) -> Result<(), FrameError> {
+        if length > self.limit { Err(FrameError::TooLong { limit: self.limit }) } else { Ok(()) }
     }
 }
 
@@ -210,7 +206,7 @@ mod tests {
     type Events = Vec<(String, String)>;
 
     /// The events of a stream that comes in these chunks.
-    fn decode(chunks: &[&[u8]], limit: usize) -> Result<Events, FrameTooLong> {
+    fn decode(chunks: &[&[u8]], limit: usize) -> Result<Events, FrameError> {
         let mut deframer = SseDeframer::new(limit);
         let mut events = Events::new();
         let mut sink = |frame: Frame<'_>| {
@@ -307,7 +303,7 @@ mod tests {
 
     #[test]
     fn pitfall_22_an_endless_line_or_event_ends_at_the_limit() {
-        let too_long = Err(FrameTooLong { limit: 16 });
+        let too_long = Err(FrameError::TooLong { limit: 16 });
         for chunk in [1, 3, 40] {
             let line = [b'x'; 40];
             assert_eq!(decode(&line.chunks(chunk).collect::<Vec<_>>(), 16), too_long);
