@@ -128,7 +128,10 @@ pub struct Target {
 /// The largest of the limits in bytes: an isolate has 128 MB for all its requests together.
 const MAX_BYTES: usize = 32 << 20;
 
-/// Bounds on what the gateway holds in memory, in bytes.
+/// The most upstream calls that one request may become: each holds a connection and a buffer.
+const MAX_PARALLEL_CALLS: u32 = 256;
+
+/// Bounds on what the gateway holds in memory, in bytes, and on what one request may set off.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -138,11 +141,13 @@ pub struct Limits {
     pub max_answer_bytes: usize,
     /// Of one event in an upstream's stream.
     pub max_event_bytes: usize,
+    /// How many upstream calls one request may become, where an upstream takes one prompt or one choice a call.
+    pub max_parallel_calls: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_body_bytes: 8 << 20, max_answer_bytes: 16 << 20, max_event_bytes: 1 << 20 }
+        Self { max_body_bytes: 8 << 20, max_answer_bytes: 16 << 20, max_event_bytes: 1 << 20, max_parallel_calls: 16 }
     }
 }
 
@@ -261,7 +266,12 @@ impl GatewayConfig {
         if lease_ms < 1000 {
             return Err(format!("quota.lease_ms: expected at least 1000, but got {lease_ms}"));
         }
-        let Limits { max_body_bytes, max_answer_bytes, max_event_bytes } = self.limits;
+        let Limits { max_body_bytes, max_answer_bytes, max_event_bytes, max_parallel_calls } = self.limits;
+        if !(1..=MAX_PARALLEL_CALLS).contains(&max_parallel_calls) {
+            return Err(format!(
+                "limits.max_parallel_calls: expected 1 to {MAX_PARALLEL_CALLS}, but got {max_parallel_calls}"
+            ));
+        }
         for (name, value) in [
             ("max_body_bytes", max_body_bytes),
             ("max_answer_bytes", max_answer_bytes),

@@ -9,7 +9,7 @@
 )]
 
 use completions_edge::api::{ChunkFormat, ChunkHead, ChunkWriter};
-use completions_edge::dialect::{DialectName, Redactor};
+use completions_edge::dialect::{DialectName, Redactor, Share};
 use completions_edge::transcode::{End, Outcome, Plan, Transcoder};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -19,8 +19,9 @@ const DIALECTS: [DialectName; 2] = [DialectName::OpenaiCompletions, DialectName:
 
 fn transcoder(dialect: DialectName, format: ChunkFormat) -> Transcoder {
     let head = ChunkHead { id: "cmpl-1".to_owned(), created: 1, model: "m".to_owned() };
-    let plan = Plan { choices: CHOICES, estimated_prompt_tokens: 1, max_event_bytes: 512 };
-    Transcoder::new(dialect.dialect(), ChunkWriter::new(&head, format, true, false), Redactor::default(), &plan)
+    let share = Share { first: 0, choices: CHOICES, estimated_prompt_tokens: 1, echo: None, stops: [].into() };
+    let plan = Plan { shares: vec![share], wants_logprobs: true, max_event_bytes: 512 };
+    Transcoder::new(dialect.dialect(), ChunkWriter::new(&head, format, true, false), Redactor::default(), plan)
 }
 
 /// What comes out of a stream in these pieces, and what became of it.
@@ -32,10 +33,10 @@ fn run<'a>(
 ) -> (Vec<u8>, Outcome) {
     let (mut transcoder, mut out) = (transcoder(dialect, format), Vec::new());
     for piece in pieces {
-        transcoder.feed(piece, &mut out);
+        transcoder.feed(0, piece, &mut out);
     }
-    let outcome = transcoder.finish(end, &mut out);
-    (out, outcome)
+    transcoder.finish(0, end, &mut out);
+    (out, transcoder.outcome())
 }
 
 /// The pieces of `bytes` between these cuts, in whatever order they are given.
@@ -159,9 +160,11 @@ proptest! {
 #[test]
 fn finishing_twice_says_nothing_twice() {
     let (mut transcoder, mut out) = (transcoder(DialectName::OpenaiCompletions, ChunkFormat::OpenAi), Vec::new());
-    let first = transcoder.finish(End::Broken, &mut out);
+    transcoder.finish(0, End::Broken, &mut out);
+    let first = transcoder.outcome();
     let length = out.len();
-    transcoder.feed(b"data: {\"choices\":[{\"text\":\"late\"}]}\n\n", &mut out);
-    assert_eq!(transcoder.finish(End::Closed, &mut out), first);
+    transcoder.feed(0, b"data: {\"choices\":[{\"text\":\"late\"}]}\n\n", &mut out);
+    transcoder.finish(0, End::Closed, &mut out);
+    assert_eq!(transcoder.outcome(), first);
     assert_eq!(out.len(), length);
 }

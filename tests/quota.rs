@@ -236,7 +236,7 @@ fn one_request_is_one_reservation_however_many_targets_are_tried() {
 #[test]
 fn what_is_refused_before_the_quota_costs_nothing() {
     let (world, gateway) = (limited(r#""requests_per_day":5"#, ""), Gateway::default());
-    for body in ["{", r#"{"model":"nope","prompt":"p"}"#, r#"{"model":"chat","prompt":"p","echo":true}"#] {
+    for body in ["{", r#"{"model":"nope","prompt":"p"}"#, r#"{"model":"chat","prompt":"p","suffix":"s"}"#] {
         assert!(world.ask_again(&gateway, &post(), body).status >= 400);
     }
     assert_eq!(used(&world, &gateway, "tenant", "requests_per_day"), (0, 5));

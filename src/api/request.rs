@@ -14,7 +14,7 @@ use super::param::{Param, Text};
 use super::prompt::Prompt;
 
 /// A checked `POST /v1/completions` body. Absent and null are the same: `None`, or the default.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "they are the API's own parameters")]
 pub struct CompletionRequest<'a> {
     /// The model's public name; not empty, at most 256 characters.
@@ -219,6 +219,20 @@ impl<'a> CompletionRequest<'a> {
             return Err(ApiError::new(Case::Invalid, message).about("best_of"));
         }
         Ok(())
+    }
+
+    /// The same request with neither prompt nor stop sequences, borrowing the rest: the beginning of a part of it.
+    #[must_use]
+    pub fn borrowed(&self) -> CompletionRequest<'_> {
+        CompletionRequest {
+            model: Cow::Borrowed(&self.model),
+            prompt: Prompt::Tokens(Vec::new()),
+            suffix: self.suffix.as_deref().map(Cow::Borrowed),
+            user: self.user.as_deref().map(Cow::Borrowed),
+            stop: Vec::new(),
+            extra: self.extra.iter().map(|(name, raw)| (Cow::Borrowed(&**name), *raw)).collect(),
+            ..*self
+        }
     }
 
     /// How many choices the answer must have: `n` for each prompt.

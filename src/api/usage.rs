@@ -64,6 +64,36 @@ pub struct Logprobs {
     pub text_offset: Vec<u64>,
 }
 
+impl Logprobs {
+    /// Adds the tokens that follow. Offsets stay only if both have them.
+    pub fn append(&mut self, mut more: Self) {
+        let complete = |logprobs: &Self| logprobs.text_offset.len() == logprobs.tokens.len();
+        let offsets = complete(self) && complete(&more);
+        self.tokens.append(&mut more.tokens);
+        self.token_logprobs.append(&mut more.token_logprobs);
+        self.top_logprobs.append(&mut more.top_logprobs);
+        self.text_offset.append(&mut more.text_offset);
+        if !offsets {
+            self.text_offset.clear();
+        }
+    }
+
+    /// Takes the first tokens out.
+    #[must_use]
+    pub fn take_first(&mut self, count: usize) -> Self {
+        fn take<T>(from: &mut Vec<T>, count: usize) -> Vec<T> {
+            let rest = from.split_off(count.min(from.len()));
+            std::mem::replace(from, rest)
+        }
+        Self {
+            tokens: take(&mut self.tokens, count),
+            token_logprobs: take(&mut self.token_logprobs, count),
+            top_logprobs: take(&mut self.top_logprobs, count),
+            text_offset: take(&mut self.text_offset, count),
+        }
+    }
+}
+
 /// The likeliest tokens of one position; serializes to an object in this order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TopLogprobs(pub Vec<(String, f64)>);

@@ -82,7 +82,7 @@ pub struct Capabilities {
 }
 
 /// What an upstream that knows stop sequences does with them.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Stops {
     /// Whether it takes this one. For one that it does not take the gateway looks itself.
     pub takes: fn(&str) -> bool,
@@ -139,6 +139,13 @@ fn asked(request: &CompletionRequest<'_>) -> impl Iterator<Item = (Parameter, &'
 
 /// Refuses what the dialect cannot carry; nothing is dropped silently.
 pub fn refuse_unsupported(request: &CompletionRequest<'_>, capabilities: &Capabilities) -> Result<(), ApiError> {
+    // What the gateway says itself has no log probabilities.
+    if request.echo && request.logprobs.is_some() && capabilities.support(Parameter::Echo) == Support::Emulated {
+        let model = &request.model;
+        let message =
+            format!("Unsupported parameter: 'echo' with 'logprobs' is not supported with the model `{model}`.");
+        return Err(ApiError::new(Case::UnsupportedParameter, message).about("echo"));
+    }
     for (parameter, name) in asked(request) {
         if capabilities.support(parameter) == Support::Unsupported {
             let what = match parameter {

@@ -13,6 +13,7 @@ mod openai_wire;
 #[allow(dead_code, reason = "until the first dialect with a model in its path")]
 mod path;
 mod redact;
+mod share;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -26,6 +27,7 @@ use crate::framing::{Frame, Framing};
 pub use capability::{Capabilities, Parameter, Stops, Support, refuse_unsupported};
 pub use fault::Fault;
 pub use redact::Redactor;
+pub use share::{Part, Share, split};
 
 /// The dialects by name, as the configuration writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -18,10 +18,10 @@ pub(super) struct OpenAiChat;
 
 static CAPABILITIES: Capabilities = Capabilities {
     exceptions: &[
-        (Parameter::PromptArray, Support::Unsupported),
+        (Parameter::PromptArray, Support::Emulated),
         (Parameter::PromptTokens, Support::Unsupported),
         (Parameter::BestOf, Support::Unsupported),
-        (Parameter::Echo, Support::Unsupported),
+        (Parameter::Echo, Support::Emulated),
         // Chat's route wants at least one token.
         (Parameter::MaxTokensZero, Support::Unsupported),
         (Parameter::Suffix, Support::Unsupported),

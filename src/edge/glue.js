@@ -89,6 +89,9 @@ export class Upstream {
   #reader;
   #buffer = new ArrayBuffer(READ_BYTES);
   #ended = false;
+  // A read that is under way, and what it brought: kept until somebody takes it.
+  #reading;
+  #piece;
   #client;
   #ctx;
 
@@ -126,7 +129,7 @@ export class Upstream {
   }
 
   // The next bytes, or undefined at the end. They are good until the next read: the buffer is one and the same.
-  async read() {
+  async #read() {
     if (this.#ended || !this.#response.body) return undefined;
     this.#reader ??= this.#response.body.getReader({ mode: "byob" });
     const { done, value } = await this.#reader.read(new Uint8Array(this.#buffer)).catch((error) => this.#thrown(error));
@@ -134,6 +137,34 @@ export class Upstream {
     if (done) return undefined;
     this.#buffer = value.buffer;
     return value;
+  }
+
+  // Resolves when `take` has something. Whoever does not wait for it to the end loses nothing.
+  ready() {
+    const keep = (bytes) => {
+      this.#piece = { bytes };
+      this.#reading = undefined;
+    };
+    const forget = (error) => {
+      this.#reading = undefined;
+      throw error;
+    };
+    if (this.#piece) return Promise.resolve();
+    return (this.#reading ??= this.#read().then(keep, forget));
+  }
+
+  // The bytes that are ready, or undefined at the end.
+  take() {
+    const bytes = this.#piece?.bytes;
+    this.#piece = undefined;
+    return bytes;
+  }
+
+  // The next bytes, or undefined at the end.
+  async next() {
+    if (!this.#piece && !this.#reading) return this.#read();
+    await this.ready();
+    return this.take();
   }
 
   async readAll(limit) {
@@ -152,7 +183,7 @@ export class Upstream {
     const drain = async () => {
       const timer = setTimeout(() => this.cancel(), DRAIN_MS);
       try {
-        while ((await this.read()) !== undefined);
+        while ((await this.next()) !== undefined);
       } catch {
         // It broke, which is an end too.
       } finally {
@@ -168,9 +199,19 @@ export class Upstream {
   }
 }
 
+// The calls of each request, so that all of them can be broken off.
+const calls = new WeakMap();
+
+// Breaks off what is still going on of a request's calls.
+export function cancelCalls(request) {
+  for (const controller of calls.get(request) ?? []) controller.abort();
+}
+
 // Calls an upstream and waits for its headers. The call ends when the client goes away, at any time.
 export async function callUpstream(url, headers, body, timeoutMs, request, ctx) {
   const controller = new AbortController();
+  if (calls.has(request)) calls.get(request).push(controller);
+  else calls.set(request, [controller]);
   const client = request.signal;
   if (client.aborted) throw GONE;
   client.addEventListener("abort", () => controller.abort());
@@ -276,23 +317,54 @@ export function streamOf(bytes) {
   });
 }
 
-// The pump: one call into the transcoder for each piece of the upstream's body, when the client wants more, and not
+// The next piece of an upstream: `bytes` is undefined at its end.
+async function nextOf(source, upstream) {
+  try {
+    return { source, upstream, bytes: await upstream.next(), broken: false };
+  } catch {
+    return { source, upstream, bytes: undefined, broken: true };
+  }
+}
+
+// Reads several upstreams at once, each with at most one read under way: a function that resolves to whichever has
+// something first.
+function race(upstreams) {
+  const reads = new Map();
+  return async () => {
+    for (const [source, upstream] of upstreams) {
+      if (!reads.has(source)) reads.set(source, nextOf(source, upstream));
+    }
+    const piece = await Promise.race(reads.values());
+    reads.delete(piece.source);
+    return piece;
+  };
+}
+
+// The pump: one call into the transcoder for each piece of an upstream's body, when the client wants more, and not
 // before. A piece that completes no chunk is followed by the next; nothing is gathered, nothing is held back. However
 // the stream ends, the transcoder is told, and `release` is called, once.
-export function pump(first, upstream, transcoder, release) {
+//
+// `sources` holds what is left of each of the transcoder's sources, null where nothing is.
+export function pump(first, sources, transcoder, release) {
   let live = true;
+  const upstreams = new Map(sources.map((upstream, source) => [source, upstream]).filter(([, upstream]) => upstream));
+  const [[source, any]] = upstreams;
+  const next = upstreams.size === 1 ? () => nextOf(source, any) : race(upstreams);
   const stop = () => {
     live = false;
     transcoder.free();
     release();
   };
+  const cancel = () => {
+    for (const upstream of upstreams.values()) upstream.cancel();
+  };
   const gone = () => {
-    upstream.cancel();
+    cancel();
     transcoder.gone();
     stop();
   };
   // The runtime tells the stream, and tells the request: whichever comes first.
-  upstream.whenClientGone(() => {
+  any.whenClientGone(() => {
     if (live) gone();
   });
   return new ReadableStream(
@@ -302,30 +374,31 @@ export function pump(first, upstream, transcoder, release) {
       },
       async pull(controller) {
         for (;;) {
-          let bytes;
-          let broken = false;
-          try {
-            bytes = await upstream.read();
-          } catch {
-            broken = true;
-          }
+          const { source, upstream, bytes, broken } = await next();
           // The client went away while we waited.
           if (!live) return;
           if (broken && upstream.clientGone) return gone();
           let out;
           try {
-            out = bytes === undefined ? transcoder.end(broken) : transcoder.push(bytes);
+            out = bytes === undefined ? transcoder.end(source, broken) : transcoder.push(source, bytes);
           } catch (error) {
             // Only a trap in the module can throw here. The client must see a broken stream, not an ended one.
             live = false;
-            upstream.cancel();
+            cancel();
             release();
             throw error;
           }
           if (out.byteLength > 0) controller.enqueue(out);
-          if (transcoder.over) {
-            if (transcoder.failed) upstream.cancel();
-            else upstream.release();
+          const { over } = transcoder;
+          if (over || upstreams.size > 1) {
+            // 0: it has more to say, 1: it has said all, 2: nobody wants what it would say.
+            const progress = transcoder.progress(source);
+            if (progress === 1) upstream.release();
+            else if (progress === 2) upstream.cancel();
+            if (progress !== 0) upstreams.delete(source);
+          }
+          if (over) {
+            cancel();
             controller.close();
             stop();
             return;

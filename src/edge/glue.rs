@@ -30,15 +30,19 @@ extern "C" {
         ctx: &JsValue,
     ) -> Result<JsValue, JsValue>;
 
+    /// Breaks off what is still going on of the request's calls.
+    #[wasm_bindgen(js_name = cancelCalls)]
+    pub(super) fn cancel_calls(request: &web_sys::Request);
+
     /// A stream of these bytes and no more.
     #[wasm_bindgen(js_name = streamOf)]
     pub(super) fn stream_of(bytes: js_sys::Uint8Array) -> web_sys::ReadableStream;
 
-    /// The pump: what is left of `upstream`, through `transcoder`, after `first`.
-    /// `release` is called when all is done.
+    /// The pump: what is left of each of the transcoder's sources (null where nothing is) through `transcoder`, after
+    /// `first`. `release` is called when all is done.
     pub(super) fn pump(
         first: js_sys::Uint8Array,
-        upstream: JsUpstream,
+        sources: js_sys::Array,
         transcoder: Pump,
         release: js_sys::Function,
     ) -> web_sys::ReadableStream;
@@ -83,8 +87,13 @@ extern "C" {
     #[wasm_bindgen(method, getter, js_name = retryAfterMs)]
     pub(super) fn retry_after_ms(this: &JsUpstream) -> Option<f64>;
 
+    /// Resolves when `take` has something.
     #[wasm_bindgen(method, catch)]
-    pub(super) async fn read(this: &JsUpstream) -> Result<JsValue, JsValue>;
+    pub(super) async fn ready(this: &JsUpstream) -> Result<JsValue, JsValue>;
+
+    /// The bytes that are ready, or undefined at the end.
+    #[wasm_bindgen(method)]
+    pub(super) fn take(this: &JsUpstream) -> JsValue;
 
     #[wasm_bindgen(method, catch, js_name = readAll)]
     pub(super) async fn read_all(this: &JsUpstream, limit: f64) -> Result<JsValue, JsValue>;

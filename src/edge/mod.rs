@@ -82,11 +82,12 @@ fn respond(reply: Reply<Upstream>, platform: &EdgePlatform, release: js_sys::Fun
         ReplyBody::Bytes(bytes) => js_sys::Uint8Array::from(bytes.as_slice()).into(),
         ReplyBody::Chunks(bytes) => glue::stream_of(js_sys::Uint8Array::from(bytes.as_slice())).into(),
         ReplyBody::Stream(stream) => {
-            let StreamBody { first, upstream, transcoder, settlement } = *stream;
+            let StreamBody { first, upstreams, transcoder, settlement } = *stream;
             let first = js_sys::Uint8Array::from(first.as_slice());
             let ctx: &JsValue = platform.ctx.as_ref().as_ref();
             let pump = Pump::new(transcoder, settlement, platform.env.clone(), ctx.clone());
-            let body = glue::pump(first, upstream.into_js(), pump, end);
+            let sources = upstreams.into_iter().map(|upstream| upstream.map_or(JsValue::NULL, Upstream::into_js));
+            let body = glue::pump(first, sources.collect(), pump, end);
             return glue::respond(reply.status, &headers, &body);
         }
     };

@@ -27,8 +27,8 @@ pub(super) struct EdgePlatform {
 pub(super) struct Upstream(JsUpstream);
 
 impl Upstream {
-    pub(super) fn into_js(self) -> JsUpstream {
-        self.0
+    pub(super) fn into_js(self) -> JsValue {
+        self.0.into()
     }
 }
 
@@ -115,6 +115,10 @@ impl Platform for EdgePlatform {
         })
     }
 
+    fn cancel_calls(&self) {
+        glue::cancel_calls(&self.request);
+    }
+
     async fn ledger(&self, tenant: &str, call: &Call, timeout_ms: u32) -> Result<LedgerReply, String> {
         let call = serde_json::to_string(call).map_err(|error| error.to_string())?;
         let asked = glue::ask_ledger(&self.env, tenant, &call, timeout_ms).await;
@@ -150,7 +154,8 @@ impl Platform for EdgePlatform {
 
 impl UpstreamBody for Upstream {
     async fn read(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
-        let value = self.0.read().await.map_err(|thrown| read_error(&thrown))?;
+        self.0.ready().await.map_err(|thrown| read_error(&thrown))?;
+        let value = self.0.take();
         Ok((!value.is_undefined()).then(|| bytes_of(&value)))
     }
 

@@ -5,7 +5,7 @@ use worker::{Env, console_warn};
 
 use crate::gateway::Settlement;
 use crate::quota::Call;
-use crate::transcode::{End, Transcoder};
+use crate::transcode::{End, Progress, Transcoder};
 
 use super::platform::tell_ledger;
 
@@ -44,23 +44,35 @@ impl Pump {
 
 #[wasm_bindgen]
 impl Pump {
-    /// Takes the upstream's next bytes; returns what goes to the client.
-    pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+    /// Takes the next bytes of a source; returns what goes to the client.
+    pub fn push(&mut self, source: usize, bytes: &[u8]) -> Vec<u8> {
         // What we write about an event is somewhat longer than what upstreams do.
         let mut out = Vec::with_capacity(bytes.len().saturating_mul(2));
-        self.transcoder.feed(bytes, &mut out);
+        self.transcoder.feed(source, bytes, &mut out);
         if self.transcoder.is_over() {
             self.report();
         }
         out
     }
 
-    /// The upstream's body has ended, or broken; returns what is left to be said.
-    pub fn end(&mut self, broken: bool) -> Vec<u8> {
+    /// The body of a source has ended, or broken; returns what is left to be said.
+    pub fn end(&mut self, source: usize, broken: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        self.transcoder.finish(if broken { End::Broken } else { End::Closed }, &mut out);
-        self.report();
+        self.transcoder.finish(source, if broken { End::Broken } else { End::Closed }, &mut out);
+        if self.transcoder.is_over() {
+            self.report();
+        }
         out
+    }
+
+    /// How far a source is: 0 if it has more to say, 1 if it has said all, 2 if nobody wants what it would say.
+    #[must_use]
+    pub fn progress(&self, source: usize) -> u8 {
+        match self.transcoder.progress(source) {
+            Progress::Open => 0,
+            Progress::Done => 1,
+            Progress::Cut => 2,
+        }
     }
 
     /// The client has gone away.
@@ -68,17 +80,10 @@ impl Pump {
         self.settle();
     }
 
-    /// Whether the end mark has been written.
+    /// Whether the end mark has been written: nothing is left of any source, but for those that are to be broken off.
     #[wasm_bindgen(getter)]
     #[must_use]
     pub fn over(&self) -> bool {
         self.transcoder.is_over()
-    }
-
-    /// Whether it was an error that ended the stream.
-    #[wasm_bindgen(getter)]
-    #[must_use]
-    pub fn failed(&self) -> bool {
-        self.transcoder.outcome().failure.is_some()
     }
 }

@@ -1,11 +1,13 @@
-//! One call to one target: the upstream's answer as ours, or why there is none.
+//! One target's answer: the calls that it takes there, made at once, and what they answer as ours, or why not.
 
-use crate::api::{ApiError, Case, Choice, ChunkHead, ChunkWriter, CompletionRequest, write_completion};
+use futures_util::future::{select_all, try_join_all};
+
+use crate::api::{Answer, ApiError, Case, ChunkHead, ChunkWriter, CompletionRequest, write_completion};
 use crate::config::{GatewayConfig, Model, Target, Upstream};
-use crate::dialect::{Call, Dialect, Fault, Redactor, UpstreamRequest, refuse_unsupported};
-use crate::transcode::{End, Outcome, Plan, Transcoder, UsageTally, complete_offsets};
+use crate::dialect::{Call, Dialect, Fault, Redactor, Share, UpstreamRequest, UsageReport, refuse_unsupported, split};
+use crate::transcode::{End, Outcome, Plan, Progress, Transcoder, gather};
 
-use super::reply::{EVENT_STREAM, JSON, Reply, ReplyBody, StreamBody};
+use super::reply::{JSON, Reply, ReplyBody, StreamBody};
 use super::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
 
 /// What stays the same for all targets of one request.
@@ -17,12 +19,13 @@ pub(super) struct Attempts<'a> {
     pub format: crate::api::ChunkFormat,
 }
 
-/// A target with its call, ready to be sent.
+/// A target with its calls, ready to be sent.
 pub(super) struct Prepared<'a> {
-    target: &'a Target,
+    name: &'a str,
     upstream: &'a Upstream,
     dialect: &'static dyn Dialect,
-    request: UpstreamRequest,
+    calls: Vec<UpstreamRequest>,
+    shares: Vec<Share>,
     redactor: Redactor,
 }
 
@@ -54,18 +57,27 @@ impl Failed {
     }
 }
 
+/// What one call answered.
+enum Part<B> {
+    /// All at once.
+    Whole(Answer, UsageReport),
+    /// A stream that begins.
+    Stream(B),
+}
+
 const HTML: &str = "text/html";
 
 /// The longest error body that is read; a longer one says nothing that a client needs.
 const MAX_FAULT_BYTES: usize = 64 << 10;
 
 impl<'a> Attempts<'a> {
-    /// Writes the call for one target. An error is the client's: the target's dialect cannot say what it asks for.
+    /// Writes the calls for one target. An error is the client's: the target's dialect cannot say what it asks for.
     pub(super) fn prepare<P: Platform>(&self, platform: &P, target: &'a Target) -> Result<Prepared<'a>, ApiError> {
         // The configuration's check has made sure that the upstream exists.
         let upstream = self.config.upstreams.get(&target.upstream).ok_or_else(ApiError::internal)?;
         let dialect = upstream.dialect.dialect();
         refuse_unsupported(self.request, dialect.capabilities())?;
+        let parts = split(self.request, dialect.capabilities(), self.config.limits.max_parallel_calls)?;
         let secret = match &upstream.key {
             None => None,
             Some(name) => Some(platform.secret(name).ok_or_else(|| {
@@ -75,28 +87,68 @@ impl<'a> Attempts<'a> {
                 ApiError::new(Case::UpstreamAuth, message)
             })?),
         };
-        let secret = secret.as_deref();
-        let call =
-            Call { request: self.request, upstream, target, model: self.model, secret, now_ms: platform.now_ms() };
-        Ok(Prepared {
-            target,
-            upstream,
-            dialect,
-            request: dialect.encode(&call)?,
-            redactor: Redactor::new(secret, &upstream.base_url, &target.model, &self.head.model),
-        })
+        let (secret, now_ms) = (secret.as_deref(), platform.now_ms());
+        let (mut calls, mut shares) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
+        for part in parts {
+            let call = Call { request: &part.request, upstream, target, model: self.model, secret, now_ms };
+            calls.push(dialect.encode(&call)?);
+            shares.push(part.share);
+        }
+        let redactor = Redactor::new(secret, &upstream.base_url, &target.model, &self.head.model);
+        Ok(Prepared { name: &target.upstream, upstream, dialect, calls, shares, redactor })
     }
 
     /// Calls the target. What comes back has begun to be an answer: a failure before its first chunk is an error here,
-    /// while another target can still be tried.
+    /// while another target can still be tried. Of several calls all have begun to answer, or the others are broken
+    /// off.
     pub(super) async fn send<P: Platform>(
         &self,
         platform: &P,
-        prepared: Prepared<'a>,
+        mut prepared: Prepared<'a>,
     ) -> Result<Answered<P::Body>, Failed> {
-        let Prepared { target, upstream, dialect, request, redactor } = prepared;
-        let name = &target.upstream;
-        let response = platform.call(request, upstream.headers_timeout_ms).await.map_err(|error| match error {
+        let calls = std::mem::take(&mut prepared.calls);
+        let alone = calls.len() == 1;
+        let started =
+            calls.into_iter().zip(&prepared.shares).map(|(call, share)| self.start(platform, &prepared, call, share));
+        let parts = match try_join_all(started).await {
+            Ok(parts) => parts,
+            Err(failed) => {
+                if !alone {
+                    platform.cancel_calls();
+                }
+                return Err(failed);
+            }
+        };
+        let Prepared { name, dialect, shares, redactor, .. } = prepared;
+        let wants_logprobs = self.request.logprobs.is_some();
+        let plan = Plan { shares, wants_logprobs, max_event_bytes: self.config.limits.max_event_bytes };
+        if self.request.stream {
+            let transcoder = Transcoder::new(dialect, self.writer(), redactor, plan);
+            return begin(platform, name, transcoder, parts).await;
+        }
+        // A call that was not to stream is answered whole, or not at all.
+        let answers = parts.into_iter().filter_map(|part| match part {
+            Part::Whole(answer, report) => Some((answer, report)),
+            Part::Stream(_) => None,
+        });
+        let (choices, outcome) = gather(answers.collect(), redactor, plan).map_err(|error| {
+            platform.warn(&format!("upstream `{name}` failed: its answer has not the choices that it was asked for"));
+            Failed::retryable(error)
+        })?;
+        let reply = Reply::ok(JSON, write_completion(self.head, &choices, outcome.usage));
+        Ok(Answered { reply, outcome: Some(outcome) })
+    }
+
+    /// Makes one call, up to where it has begun to answer.
+    async fn start<P: Platform>(
+        &self,
+        platform: &P,
+        prepared: &Prepared<'_>,
+        call: UpstreamRequest,
+        share: &Share,
+    ) -> Result<Part<P::Body>, Failed> {
+        let Prepared { name, upstream, dialect, redactor, .. } = prepared;
+        let response = platform.call(call, upstream.headers_timeout_ms).await.map_err(|error| match error {
             CallError::Unreachable(why) => {
                 platform.warn(&format!("upstream `{name}` cannot be reached: {why}"));
                 Failed::retryable(ApiError::upstream("The upstream of this model cannot be reached."))
@@ -110,29 +162,17 @@ impl<'a> Attempts<'a> {
         })?;
         let (status, content_type) = (response.status, &response.content_type);
         let answered = if !(200..300).contains(&status) {
-            Err(Unanswered::Fault(read_fault(dialect, response).await))
+            Err(Unanswered::Fault(read_fault(*dialect, response).await))
         } else if self.request.stream && !is_type(content_type, JSON) && !is_type(content_type, HTML) {
-            return self.stream(platform, name, dialect, redactor, response.body).await;
+            return Ok(Part::Stream(response.body));
         } else {
-            self.answer(dialect, response).await
+            self.answer(*dialect, response).await
         };
         match answered {
-            Ok((choices, usage)) => {
-                let reply = if self.request.stream {
-                    self.replay(&choices, &usage)
-                } else {
-                    Reply::ok(JSON, write_completion(self.head, &choices, usage.usage()))
-                };
-                let outcome = Outcome { failure: None, usage: usage.usage(), reported: usage.is_reported() };
-                Ok(Answered { reply, outcome: Some(outcome) })
-            }
+            Ok((answer, report)) => Ok(Part::Whole(answer, report)),
             Err(Unanswered::ClientGone) => {
-                let usage = UsageTally::new(self.request.prompt.estimated_tokens());
-                Err(Failed::client_gone(Some(Outcome {
-                    failure: None,
-                    usage: usage.usage_when_cut(),
-                    reported: false,
-                })))
+                let usage = crate::api::Usage { prompt_tokens: share.estimated_prompt_tokens, completion_tokens: 0 };
+                Err(Failed::client_gone(Some(Outcome { failure: None, usage, reported: false })))
             }
             Err(Unanswered::Fault(fault)) => {
                 let retryable = fault.is_retryable();
@@ -141,19 +181,20 @@ impl<'a> Attempts<'a> {
                     let message = redactor.redact(&fault.message);
                     platform.warn(&format!("upstream `{name}` failed with {}: {message}", fault.status));
                 }
-                Err(Failed { error: fault.into_api_error(&redactor), retryable, outcome: None })
+                Err(Failed { error: fault.into_api_error(redactor), retryable, outcome: None })
             }
         }
     }
 
-    /// A whole answer, checked: as many choices as were asked for, each with its own index.
+    /// A whole answer of one call.
     async fn answer<B: UpstreamBody>(
         &self,
         dialect: &dyn Dialect,
         mut response: UpstreamResponse<B>,
-    ) -> Result<(Vec<Choice>, UsageTally), Unanswered> {
+    ) -> Result<(Answer, UsageReport), Unanswered> {
         let nonsense = |what: &str| Unanswered::Fault(Fault::nonsense(what));
-        if is_type(&response.content_type, EVENT_STREAM) || is_type(&response.content_type, HTML) {
+        let is_stream = is_type(&response.content_type, dialect.framing().media_type());
+        if is_stream || is_type(&response.content_type, HTML) {
             response.body.cancel();
             return Err(nonsense(&format!("its answer is {}", response.content_type)));
         }
@@ -162,91 +203,79 @@ impl<'a> Attempts<'a> {
             ReadError::Broken(why) => nonsense(&format!("its answer broke off: {why}")),
             ReadError::ClientGone => Unanswered::ClientGone,
         })?;
-        let (mut answer, report) = dialect.decode_answer(&body).map_err(Unanswered::Fault)?;
-        let (expected, got) = (self.request.choices(), answer.choices.len());
-        if let [choice] = answer.choices.as_mut_slice() {
-            // Where there is one choice, it is meant, whatever number the upstream gives it.
-            choice.index = 0;
-        }
-        if !(0..expected).eq(answer.choices.iter().map(|choice| choice.index)) {
-            return Err(nonsense(&format!("its answer has {got} choices of {expected}, or oddly numbered ones")));
-        }
-        let mut usage = UsageTally::new(self.request.prompt.estimated_tokens());
-        usage.report(report);
-        for choice in &mut answer.choices {
-            usage.see(&choice.text);
-            if let Some(logprobs) = &mut choice.logprobs {
-                complete_offsets(logprobs);
-            }
-        }
-        Ok((answer.choices, usage))
+        dialect.decode_answer(&body).map_err(Unanswered::Fault)
     }
 
     fn writer(&self) -> ChunkWriter {
         let CompletionRequest { include_usage, include_obfuscation, .. } = *self.request;
         ChunkWriter::new(self.head, self.format, include_usage, include_obfuscation)
     }
+}
 
-    async fn stream<P: Platform>(
-        &self,
-        platform: &P,
-        name: &str,
-        dialect: &'static dyn Dialect,
-        redactor: Redactor,
-        mut upstream: P::Body,
-    ) -> Result<Answered<P::Body>, Failed> {
-        let plan = Plan {
-            choices: self.request.choices(),
-            estimated_prompt_tokens: self.request.prompt.estimated_tokens(),
-            max_event_bytes: self.config.limits.max_event_bytes,
-        };
-        let mut transcoder = Transcoder::new(dialect, self.writer(), redactor, &plan);
-        let mut first = Vec::new();
-        // Until there is something to send, the client has no status yet, and the next target is still open.
-        while first.is_empty() {
-            match upstream.read().await {
-                Ok(Some(bytes)) => transcoder.feed(&bytes, &mut first),
-                Ok(None) => drop(transcoder.finish(End::Closed, &mut first)),
-                Err(ReadError::ClientGone) => {
-                    upstream.cancel();
-                    return Err(Failed::client_gone(Some(transcoder.outcome())));
-                }
-                Err(_) => drop(transcoder.finish(End::Broken, &mut first)),
+/// Reads streams up to their first chunk. Until there is something to send, the client has no status yet, and the next
+/// target is still open.
+async fn begin<P: Platform>(
+    platform: &P,
+    name: &str,
+    mut transcoder: Transcoder,
+    parts: Vec<Part<P::Body>>,
+) -> Result<Answered<P::Body>, Failed> {
+    let mut first = Vec::new();
+    let mut upstreams: Vec<Option<P::Body>> = Vec::with_capacity(parts.len());
+    for (source, part) in parts.into_iter().enumerate() {
+        upstreams.push(match part {
+            Part::Stream(body) => Some(body),
+            Part::Whole(answer, report) => {
+                transcoder.replay(source, answer, report, &mut first);
+                None
             }
+        });
+    }
+    while first.is_empty() {
+        let Some((source, read)) = read_any(&mut upstreams).await else { break };
+        match read {
+            Ok(Some(bytes)) => transcoder.feed(source, &bytes, &mut first),
+            Ok(None) => transcoder.finish(source, End::Closed, &mut first),
+            Err(ReadError::ClientGone) => {
+                upstreams.iter_mut().flatten().for_each(UpstreamBody::cancel);
+                return Err(Failed::client_gone(Some(transcoder.outcome())));
+            }
+            Err(_) => transcoder.finish(source, End::Broken, &mut first),
         }
-        if !transcoder.is_over() {
-            let body = StreamBody { first, upstream, transcoder, settlement: None };
-            return Ok(Answered { reply: Reply::stream(ReplyBody::Stream(Box::new(body))), outcome: None });
+        let failed = transcoder.outcome().failure.is_some();
+        for (source, upstream) in upstreams.iter_mut().enumerate() {
+            match transcoder.progress(source) {
+                Progress::Open if !failed => continue,
+                Progress::Done => upstream.take().as_mut().map(UpstreamBody::release),
+                Progress::Open | Progress::Cut => upstream.take().as_mut().map(UpstreamBody::cancel),
+            };
         }
-        let outcome = transcoder.outcome();
-        let Some(error) = &outcome.failure else {
-            upstream.release();
-            return Ok(Answered { reply: Reply::stream(ReplyBody::Chunks(first)), outcome: Some(outcome) });
-        };
-        upstream.cancel();
+    }
+    if !transcoder.is_over() {
+        let body = StreamBody { first, upstreams, transcoder, settlement: None };
+        return Ok(Answered { reply: Reply::stream(ReplyBody::Stream(Box::new(body))), outcome: None });
+    }
+    let outcome = transcoder.outcome();
+    if let Some(error) = &outcome.failure {
         let retryable = !matches!(error.case, Case::UpstreamRefused(_));
         if retryable {
             platform.warn(&format!("upstream `{name}` failed in its stream: {}", error.message));
         }
-        match transcoder.failure_before_first_chunk() {
-            Some(error) => Err(Failed { error: error.clone(), retryable, outcome: None }),
-            // It failed after a chunk, though both came at once: the client gets what there is.
-            None => Ok(Answered { reply: Reply::stream(ReplyBody::Chunks(first)), outcome: Some(outcome) }),
+        if let Some(error) = transcoder.failure_before_first_chunk() {
+            return Err(Failed { error: error.clone(), retryable, outcome: None });
         }
+        // It failed after a chunk, though both came at once: the client gets what there is.
     }
+    Ok(Answered { reply: Reply::stream(ReplyBody::Chunks(first)), outcome: Some(outcome) })
+}
 
-    /// A whole answer where a stream was wanted, as the stream that it would have been.
-    fn replay<B>(&self, choices: &[Choice], usage: &UsageTally) -> Reply<B> {
-        let (writer, mut out) = (self.writer(), Vec::new());
-        for Choice { index, text, logprobs, finish_reason } in choices {
-            writer.choice(&mut out, *index, text, logprobs.as_ref(), Some(*finish_reason));
-        }
-        if writer.includes_usage() {
-            writer.usage(&mut out, usage.usage());
-        }
-        writer.done(&mut out);
-        Reply::stream(ReplyBody::Chunks(out))
-    }
+/// What comes next from any of the upstreams, with its number; nothing if none is left.
+async fn read_any<B: UpstreamBody>(upstreams: &mut [Option<B>]) -> Option<(usize, Result<Option<Vec<u8>>, ReadError>)> {
+    let live = upstreams.iter_mut().enumerate().filter_map(|(source, upstream)| Some((source, upstream.as_mut()?)));
+    let reads: Vec<_> =
+        live.map(|(source, upstream)| Box::pin(async move { (source, upstream.read().await) })).collect();
+    // A read that is dropped here loses nothing.
+    if reads.is_empty() { None } else { Some(select_all(reads).await.0) }
 }
 
 /// Why there is no whole answer.

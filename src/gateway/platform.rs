@@ -26,6 +26,9 @@ pub trait Platform {
     /// Calls an upstream and waits for its headers, at most `timeout_ms`. Redirects are not followed.
     async fn call(&self, request: UpstreamRequest, timeout_ms: u32) -> Result<UpstreamResponse<Self::Body>, CallError>;
 
+    /// Breaks off every call of this request that is still going on, whether its headers have come or not.
+    fn cancel_calls(&self);
+
     /// Asks the ledger of a tenant, and waits at most `timeout_ms`. The error is for the log: the ledger failed, or was
     /// too slow, and what was asked of it may have happened or not.
     async fn ledger(&self, tenant: &str, call: &quota::Call, timeout_ms: u32) -> Result<quota::Reply, String>;
@@ -46,7 +49,8 @@ pub trait Platform {
 /// The body of an upstream's answer, read on demand.
 #[expect(async_fn_in_trait, reason = "see Platform")]
 pub trait UpstreamBody {
-    /// The next bytes as they have come; `None` at the end.
+    /// The next bytes as they have come; `None` at the end. A read that is dropped before it is ready loses nothing:
+    /// the next one has what it would have had.
     async fn read(&mut self) -> Result<Option<Vec<u8>>, ReadError>;
 
     /// Everything up to the end, if it is at most `limit` bytes.

@@ -33,14 +33,14 @@ pub enum ReplyBody<B> {
     Stream(Box<StreamBody<B>>),
 }
 
-/// A stream of chunks: what is there already, and the pair that makes the rest. Whoever has it reads `upstream`, feeds
-/// `transcoder`, and sends on what comes out, until the transcoder is over or the upstream at its end.
+/// A stream of chunks: what is there already, and the pair that makes the rest. Whoever has it reads the upstreams as
+/// they come, feeds `transcoder`, and sends on what comes out, until the transcoder is over.
 #[derive(Debug)]
 pub struct StreamBody<B> {
     /// The first bytes; not empty.
     pub first: Vec<u8>,
-    /// Where the rest comes from.
-    pub upstream: B,
+    /// Where the rest comes from: the transcoder's sources, by number. None where a source has said all already.
+    pub upstreams: Vec<Option<B>>,
     /// What it goes through.
     pub transcoder: Transcoder,
     /// What is to be settled when the stream has ended, however it ends.

@@ -29,7 +29,7 @@ use completions_edge::quota::{
     Call, Desk, JOURNAL_SLOTS, Ledger, Record, Reply as LedgerReply, Settle, Store, StoredRecord, UsageCounts,
     UsageKey, UsageRow, Written,
 };
-use completions_edge::transcode::{End, Outcome};
+use completions_edge::transcode::{End, Outcome, Progress};
 use futures_util::FutureExt as _;
 
 pub const KEY: &str = "sk-demo0001-abcdefghijklmnopqrstuvwxyzABCDEF";
@@ -88,6 +88,8 @@ impl Answer {
 pub struct LetGo {
     pub released: u32,
     pub cancelled: u32,
+    /// Requests whose calls were broken off all at once.
+    pub all_cancelled: u32,
 }
 
 pub struct World {
@@ -322,13 +324,24 @@ impl World {
             ReplyBody::Bytes(bytes) | ReplyBody::Chunks(bytes) => (bytes, None),
             ReplyBody::Stream(mut stream) => {
                 let mut out = stream.first;
+                let mut source = 0;
                 while !stream.transcoder.is_over() {
-                    match stream.upstream.read().now_or_never().unwrap() {
-                        Ok(Some(bytes)) => stream.transcoder.feed(&bytes, &mut out),
-                        Ok(None) => drop(stream.transcoder.finish(End::Closed, &mut out)),
-                        Err(_) => drop(stream.transcoder.finish(End::Broken, &mut out)),
+                    // One piece of each upstream in turn.
+                    let upstream = stream.upstreams.get_mut(source).and_then(Option::as_mut);
+                    match upstream.map(|upstream| upstream.read().now_or_never().unwrap()) {
+                        None => {}
+                        Some(Ok(Some(bytes))) => stream.transcoder.feed(source, &bytes, &mut out),
+                        Some(Ok(None)) => stream.transcoder.finish(source, End::Closed, &mut out),
+                        Some(Err(_)) => stream.transcoder.finish(source, End::Broken, &mut out),
                     }
+                    match stream.transcoder.progress(source) {
+                        Progress::Open => {}
+                        Progress::Done => stream.upstreams[source].take().iter_mut().for_each(UpstreamBody::release),
+                        Progress::Cut => stream.upstreams[source].take().iter_mut().for_each(UpstreamBody::cancel),
+                    }
+                    source = (source + 1) % stream.upstreams.len();
                 }
+                stream.upstreams.iter_mut().flatten().for_each(UpstreamBody::cancel);
                 let outcome = stream.transcoder.outcome();
                 if let Some(settlement) = &stream.settlement {
                     self.settle_later(&settlement.tenant, settlement.of_stream(&outcome));
@@ -401,6 +414,10 @@ impl Platform for World {
             self.answers.borrow_mut().pop_front().expect("the script has an answer for every call")?;
         let body = Body { pieces, let_go: std::rc::Rc::clone(&self.let_go) };
         Ok(UpstreamResponse { status, content_type: content_type.to_owned(), retry_after_ms, body })
+    }
+
+    fn cancel_calls(&self) {
+        self.let_go.borrow_mut().all_cancelled += 1;
     }
 
     async fn ledger(&self, tenant: &str, call: &Call, _: u32) -> Result<LedgerReply, String> {

@@ -1,0 +1,379 @@
+//! Our side of an answer: what may be said of the events of its upstream calls, in which order, and when it is over.
+
+use std::rc::Rc;
+
+use crate::api::{ApiError, Case, Choice, ChunkWriter, FinishReason, Logprobs, Usage};
+use crate::dialect::{Event, Redactor, Share};
+
+use super::Outcome;
+use super::stop::{Scanned, StopScanner};
+use super::tally::UsageTally;
+
+/// Where what is said goes.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// Out as chunks, at once.
+    Chunks(ChunkWriter),
+    /// Into the choices of one answer.
+    Whole(Vec<Choice>),
+}
+
+/// How far one upstream call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It has more to say.
+    Open,
+    /// It has said all.
+    Done,
+    /// It would say more, which nobody wants: it is to be broken off.
+    Cut,
+}
+
+/// The state of an answer.
+#[derive(Debug)]
+pub(super) struct Composer {
+    output: Output,
+    redactor: Redactor,
+    /// Whether log probabilities were asked for; some upstreams send them unasked.
+    wants_logprobs: bool,
+    sources: Vec<Source>,
+    /// Whether anything of a choice has been said.
+    begun: bool,
+    /// Whether the end has been said.
+    over: bool,
+    failure: Option<ApiError>,
+}
+
+/// One upstream call's share of the answer.
+#[derive(Debug)]
+struct Source {
+    first: u32,
+    choices: Vec<ChoiceState>,
+    /// The prompt, where it has to be said before the completion.
+    echo: Option<String>,
+    /// The number that the upstream gives to its only choice.
+    only_index: Option<u32>,
+    usage: UsageTally,
+    progress: Progress,
+}
+
+/// How far a choice is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// The upstream has not named it yet.
+    #[default]
+    Missing,
+    /// It has been named.
+    Seen,
+    /// Something of it has been said, the prompt that it echoes first.
+    Begun,
+    /// It has its finish reason, after which nothing of it is said.
+    Finished,
+    /// The same, but its end was ours: the upstream had more to say.
+    Cut,
+}
+
+/// One choice on its way.
+#[derive(Debug, Default)]
+struct ChoiceState {
+    stage: Stage,
+    /// Characters of text said, which is where the next token begins.
+    chars: u64,
+    scanner: Option<StopScanner>,
+}
+
+/// What an event adds to a choice.
+struct Addition<'a> {
+    text: &'a str,
+    logprobs: Option<Logprobs>,
+    finish_reason: Option<FinishReason>,
+}
+
+impl Composer {
+    pub(super) fn new(output: Output, redactor: Redactor, wants_logprobs: bool, shares: Vec<Share>) -> Self {
+        let sources = shares.into_iter().map(Source::new).collect();
+        Self { output, redactor, wants_logprobs, sources, begun: false, over: false, failure: None }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub(super) fn failure(&self) -> Option<&ApiError> {
+        self.failure.as_ref()
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Of a source that does not exist nothing is wanted.
+    pub(super) fn progress(&self, source: usize) -> Progress {
+        self.sources.get(source).map_or(Progress::Cut, |source| source.progress)
+    }
+
+    /// The tokens of all calls together.
+    fn usage(&self) -> Usage {
+        let of = |source: &Source| match source.progress {
+            Progress::Done => source.usage.usage(),
+            Progress::Open | Progress::Cut => source.usage.usage_when_cut(),
+        };
+        self.sources.iter().map(of).fold(Usage::default(), |sum, usage| Usage {
+            prompt_tokens: sum.prompt_tokens.saturating_add(usage.prompt_tokens),
+            completion_tokens: sum.completion_tokens.saturating_add(usage.completion_tokens),
+        })
+    }
+
+    /// Whether the upstreams have counted all tokens.
+    fn is_reported(&self) -> bool {
+        self.sources.iter().all(|source| source.progress != Progress::Cut && source.usage.is_reported())
+    }
+
+    /// What has become of the answer so far.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome { failure: self.failure.clone(), usage: self.usage(), reported: self.is_reported() }
+    }
+
+    /// The choices gathered, by index.
+    pub(super) fn into_choices(self) -> Vec<Choice> {
+        match self.output {
+            Output::Whole(mut choices) => {
+                choices.sort_by_key(|choice| choice.index);
+                choices
+            }
+            Output::Chunks(_) => Vec::new(),
+        }
+    }
+
+    /// Takes what `source` says. A frame that its decoder cannot read counts as `malformed`.
+    pub(super) fn take(&mut self, source: usize, event: Event<'_>, malformed: Case, out: &mut Vec<u8>) {
+        if self.over || self.progress(source) != Progress::Open {
+            return;
+        }
+        match event {
+            Event::Delta { index, text, logprobs, finish_reason } => {
+                self.delta(source, index, Addition { text, logprobs, finish_reason }, out);
+            }
+            Event::Usage(report) => {
+                if let Some(source) = self.sources.get_mut(source) {
+                    source.usage.report(report);
+                }
+            }
+            Event::Failed(fault) => {
+                let error = fault.into_api_error(&self.redactor);
+                self.fail(error, out);
+            }
+            Event::Malformed if malformed == Case::UpstreamIncomplete => self.fail(incomplete(), out),
+            Event::Malformed => {
+                self.fail(ApiError::upstream("The upstream of this model sent an event that makes no sense."), out);
+            }
+            Event::End => self.end(source, out),
+        }
+    }
+
+    fn delta(&mut self, source: usize, index: u32, addition: Addition<'_>, out: &mut Vec<u8>) {
+        let Self { output, sources, wants_logprobs, begun, .. } = self;
+        let Some(source) = sources.get_mut(source) else { return };
+        let Some((index, Source { choices, echo, usage, progress, .. }, place)) = source.locate(index) else {
+            return self
+                .fail(ApiError::upstream("The upstream of this model sent a choice that was not asked for."), out);
+        };
+        let Some(choice) = choices.get_mut(place) else { return };
+        choice.stage = choice.stage.max(Stage::Seen);
+        let Addition { text, logprobs, finish_reason } = addition;
+        let addition = Addition { text, logprobs: logprobs.filter(|_| *wants_logprobs), finish_reason };
+        if choice.is_finished() || addition.is_empty() {
+            return;
+        }
+        let held;
+        let mut cut = false;
+        let mut addition = if let Some(scanner) = &mut choice.scanner {
+            let last = finish_reason.is_some();
+            let Scanned { text, logprobs, stopped, went_on } = scanner.scan(text, addition.logprobs, last);
+            cut = stopped && (went_on || finish_reason.is_none());
+            let finish_reason = if stopped { Some(FinishReason::Stop) } else { finish_reason };
+            held = text;
+            Addition { text: &held, logprobs, finish_reason }
+        } else {
+            addition
+        };
+        if addition.is_empty() {
+            return;
+        }
+        if choice.stage < Stage::Begun
+            && let Some(prompt) = echo.as_deref().filter(|prompt| !prompt.is_empty())
+        {
+            choice.chars = prompt.chars().count() as u64;
+            output.choice(out, index, &Addition { text: prompt, logprobs: None, finish_reason: None });
+        }
+        if let Some(logprobs) = &mut addition.logprobs {
+            fill_offsets(logprobs, choice.chars);
+        }
+        choice.stage = match addition.finish_reason {
+            None => Stage::Begun,
+            Some(_) if cut => Stage::Cut,
+            Some(_) => Stage::Finished,
+        };
+        choice.chars = choice.chars.saturating_add(addition.text.chars().count() as u64);
+        usage.see(addition.text);
+        *begun = true;
+        output.choice(out, index, &addition);
+        if addition.finish_reason.is_some() && is_cut(choices) {
+            *progress = Progress::Cut;
+            self.complete_if_all_are(out);
+        }
+    }
+
+    /// Whether a source has not begun all of its choices.
+    pub(super) fn lacks_choices(&self, source: usize) -> bool {
+        self.sources
+            .get(source)
+            .is_some_and(|source| source.choices.iter().any(|choice| choice.stage == Stage::Missing))
+    }
+
+    /// The dialect's own end has come. A choice that the upstream forgot to finish was done; one that never came is
+    /// missing.
+    fn end(&mut self, source: usize, out: &mut Vec<u8>) {
+        if self.lacks_choices(source) {
+            return self.fail(incomplete(), out);
+        }
+        let Some(state) = self.sources.get(source) else { return };
+        // The upstream's number for its only choice is its own.
+        let numbers = state.only_index.unwrap_or_default()..;
+        let open = numbers.zip(&state.choices).filter(|(_, choice)| !choice.is_finished()).map(|(index, _)| index);
+        for index in open.collect::<Vec<_>>() {
+            let done = Addition { text: "", logprobs: None, finish_reason: Some(FinishReason::Stop) };
+            self.delta(source, index, done, out);
+        }
+        self.close(source, out);
+    }
+
+    /// The body of `source` has ended. That proves nothing: it is complete only if every choice of it is.
+    pub(super) fn end_of_body(&mut self, source: usize, closed: bool, out: &mut Vec<u8>) {
+        if self.over || self.progress(source) != Progress::Open {
+            return;
+        }
+        let finished = |source: &Source| source.choices.iter().all(ChoiceState::is_finished);
+        if closed && self.sources.get(source).is_some_and(finished) {
+            self.close(source, out);
+        } else {
+            self.fail(incomplete(), out);
+        }
+    }
+
+    fn close(&mut self, source: usize, out: &mut Vec<u8>) {
+        if let Some(source) = self.sources.get_mut(source).filter(|source| source.progress == Progress::Open) {
+            source.progress = Progress::Done;
+        }
+        self.complete_if_all_are(out);
+    }
+
+    fn complete_if_all_are(&mut self, out: &mut Vec<u8>) {
+        if self.over || self.sources.iter().any(|source| source.progress == Progress::Open) {
+            return;
+        }
+        if let Output::Chunks(writer) = &self.output {
+            if writer.includes_usage() {
+                writer.usage(out, self.usage());
+            }
+            writer.done(out);
+        }
+        self.over = true;
+    }
+
+    pub(super) fn fail(&mut self, error: ApiError, out: &mut Vec<u8>) {
+        if self.over {
+            return;
+        }
+        if let Output::Chunks(_) = self.output {
+            error.write_event(out);
+        }
+        self.failure = Some(error);
+        self.over = true;
+    }
+}
+
+impl Source {
+    fn new(share: Share) -> Self {
+        let Share { first, choices, estimated_prompt_tokens, echo, stops } = share;
+        let scanner = || (!stops.is_empty()).then(|| StopScanner::new(Rc::clone(&stops)));
+        let choices = (0..choices).map(|_| ChoiceState { scanner: scanner(), ..ChoiceState::default() }).collect();
+        let usage = UsageTally::new(estimated_prompt_tokens);
+        Self { first, choices, echo, only_index: None, usage, progress: Progress::Open }
+    }
+
+    /// The choice that the upstream means: its number in the answer, and its place here.
+    fn locate(&mut self, index: u32) -> Option<(u32, &mut Self, usize)> {
+        // Where there is one choice, it is meant, whatever number the upstream gives it: but then always the same.
+        let index = match self.choices.len() {
+            1 => (*self.only_index.get_or_insert(index) == index).then_some(0)?,
+            _ => index,
+        };
+        let place = usize::try_from(index).ok().filter(|place| *place < self.choices.len())?;
+        Some((self.first.saturating_add(index), self, place))
+    }
+}
+
+/// Whether every choice has ended, and one of them by us.
+fn is_cut(choices: &[ChoiceState]) -> bool {
+    choices.iter().all(ChoiceState::is_finished) && choices.iter().any(|choice| choice.stage == Stage::Cut)
+}
+
+impl ChoiceState {
+    fn is_finished(&self) -> bool {
+        self.stage >= Stage::Finished
+    }
+}
+
+impl Addition<'_> {
+    /// A role, a reasoning step, or whatever else upstreams tell of that is not ours to tell.
+    fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.logprobs.is_none() && self.finish_reason.is_none()
+    }
+}
+
+impl Output {
+    fn choice(&mut self, out: &mut Vec<u8>, index: u32, addition: &Addition<'_>) {
+        let Addition { text, logprobs, finish_reason } = addition;
+        match self {
+            Self::Chunks(writer) => writer.choice(out, index, text, logprobs.as_ref(), *finish_reason),
+            Self::Whole(choices) => {
+                if let Some(choice) = choices.iter_mut().find(|choice| choice.index == index) {
+                    choice.text.push_str(text);
+                    if let Some(logprobs) = logprobs {
+                        choice.logprobs.get_or_insert_default().append(logprobs.clone());
+                    }
+                    choice.finish_reason = finish_reason.unwrap_or(choice.finish_reason);
+                } else {
+                    choices.push(Choice {
+                        index,
+                        text: (*text).to_owned(),
+                        logprobs: logprobs.clone(),
+                        finish_reason: finish_reason.unwrap_or(FinishReason::Stop),
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn incomplete() -> ApiError {
+    ApiError::new(Case::UpstreamIncomplete, "The upstream of this model ended its stream before it was complete.")
+}
+
+/// Gives tokens without offsets theirs: one after the other, from the choice's `chars` on.
+fn fill_offsets(logprobs: &mut Logprobs, chars: u64) {
+    if logprobs.text_offset.len() == logprobs.tokens.len() {
+        return;
+    }
+    let mut offset = chars;
+    logprobs.text_offset = logprobs
+        .tokens
+        .iter()
+        .map(|token| {
+            let at = offset;
+            offset = offset.saturating_add(token.chars().count() as u64);
+            at
+        })
+        .collect();
+}

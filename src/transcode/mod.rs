@@ -1,0 +1,178 @@
+//! An upstream's stream into ours: bytes → frames → events → chunks → bytes.
+//!
+//! [`Transcoder::feed`] takes bytes as they come and writes every chunk that they complete; [`Transcoder::finish`] says
+//! how an upstream ended. What is written depends on the bytes alone, never on how the network split them, and once
+//! the end mark is written nothing is written any more. [`gather`] does the same for answers that do not stream.
+
+mod composer;
+mod stop;
+mod tally;
+
+use std::ops::ControlFlow;
+
+use crate::api::{Answer, ApiError, Case, Choice, ChunkWriter, Usage};
+use crate::dialect::{Dialect, Event, Redactor, Share, StreamDecoder, UsageReport};
+use crate::framing::{Deframer, Frame, FrameError};
+
+pub use composer::Progress;
+use composer::{Composer, Output};
+
+/// How the upstream's body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The transport says that this was all.
+    Closed,
+    /// The connection broke.
+    Broken,
+}
+
+/// What became of a stream, for whoever settles it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Nothing if the stream is complete, else the error that ended it.
+    pub failure: Option<ApiError>,
+    /// What the client got, in tokens.
+    pub usage: Usage,
+    /// Whether the upstream counted the tokens; else they are estimated from the text.
+    pub reported: bool,
+}
+
+/// What an answer is to be, known before it begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What each upstream call gives of it; at least one.
+    pub shares: Vec<Share>,
+    /// Whether log probabilities were asked for.
+    pub wants_logprobs: bool,
+    /// The longest event that is read, in bytes.
+    pub max_event_bytes: usize,
+}
+
+/// One answer's streams on their way through: those of all the upstream calls that it takes, merged as they come.
+#[derive(Debug)]
+pub struct Transcoder {
+    sources: Vec<Source>,
+    composer: Composer,
+}
+
+/// How one upstream call's stream is read.
+#[derive(Debug)]
+struct Source {
+    deframer: Deframer,
+    decoder: Box<dyn StreamDecoder>,
+}
+
+impl Transcoder {
+    /// A transcoder for one answer of `dialect`.
+    #[must_use]
+    pub fn new(dialect: &dyn Dialect, writer: ChunkWriter, redactor: Redactor, plan: Plan) -> Self {
+        let Plan { shares, wants_logprobs, max_event_bytes } = plan;
+        let source =
+            |_: &Share| Source { deframer: dialect.framing().deframer(max_event_bytes), decoder: dialect.decoder() };
+        Self {
+            sources: shares.iter().map(source).collect(),
+            composer: Composer::new(Output::Chunks(writer), redactor, wants_logprobs, shares),
+        }
+    }
+
+    /// Takes the next bytes of a source, and appends to `out` what they make.
+    pub fn feed(&mut self, source: usize, bytes: &[u8], out: &mut Vec<u8>) {
+        self.pass(source, |deframer, sink| deframer.feed(bytes, sink), Case::UpstreamError, out);
+    }
+
+    /// Takes a whole answer in the place of a source's stream: as the stream that it would have been.
+    pub fn replay(&mut self, source: usize, answer: Answer, report: UsageReport, out: &mut Vec<u8>) {
+        take_answer(&mut self.composer, source, answer, report, out);
+    }
+
+    /// The body of a source has ended: appends what is left to be said. Safe to call twice.
+    pub fn finish(&mut self, source: usize, end: End, out: &mut Vec<u8>) {
+        if end == End::Closed {
+            // What does not parse now was cut in two by the end, and is no fault of its own.
+            self.pass(source, |deframer, sink| deframer.finish(sink), Case::UpstreamIncomplete, out);
+        }
+        self.composer.end_of_body(source, end == End::Closed, out);
+    }
+
+    /// Whether the end mark has been written: no source has anything to say any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.composer.is_over()
+    }
+
+    /// How far a source is.
+    #[must_use]
+    pub fn progress(&self, source: usize) -> Progress {
+        self.composer.progress(source)
+    }
+
+    /// The error, if the answer failed before its first chunk: then it can still be answered in plain HTTP.
+    #[must_use]
+    pub fn failure_before_first_chunk(&self) -> Option<&ApiError> {
+        self.composer.failure().filter(|_| !self.composer.has_begun())
+    }
+
+    /// What has become of the answer so far; of one that nobody finished, that it was cut.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.composer.outcome()
+    }
+
+    /// Runs bytes through deframer and decoder; a frame that the decoder cannot read counts as `malformed`.
+    fn pass(
+        &mut self,
+        source: usize,
+        deframe: impl FnOnce(&mut Deframer, &mut dyn FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError>,
+        malformed: Case,
+        out: &mut Vec<u8>,
+    ) {
+        let Self { sources, composer } = self;
+        let Some(Source { deframer, decoder }) = sources.get_mut(source) else { return };
+        let goes_on = |composer: &Composer| !composer.is_over() && composer.progress(source) == Progress::Open;
+        if !goes_on(composer) {
+            return;
+        }
+        let result = deframe(deframer, &mut |frame| {
+            decoder.frame(frame, &mut |event| composer.take(source, event, malformed, out));
+            if goes_on(composer) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        let why = match result {
+            Ok(()) => return,
+            Err(FrameError::TooLong { .. }) => "The upstream of this model sent an event that is too long.",
+            Err(FrameError::Corrupt) => "The stream of this model's upstream was damaged on its way.",
+        };
+        composer.fail(ApiError::upstream(why), out);
+    }
+}
+
+/// Makes one answer of the whole answers of all its upstream calls.
+pub fn gather(
+    answers: Vec<(Answer, UsageReport)>,
+    redactor: Redactor,
+    plan: Plan,
+) -> Result<(Vec<Choice>, Outcome), ApiError> {
+    let output = Output::Whole(Vec::new());
+    let mut composer = Composer::new(output, redactor, plan.wants_logprobs, plan.shares);
+    for (source, (answer, report)) in answers.into_iter().enumerate() {
+        take_answer(&mut composer, source, answer, report, &mut Vec::new());
+    }
+    let outcome = composer.outcome();
+    match outcome.failure {
+        Some(error) => Err(error),
+        None => Ok((composer.into_choices(), outcome)),
+    }
+}
+
+fn take_answer(composer: &mut Composer, source: usize, answer: Answer, report: UsageReport, out: &mut Vec<u8>) {
+    let mut take = |event: Event<'_>| composer.take(source, event, Case::UpstreamError, out);
+    // The count of the completion comes last: it is not that of a choice which is cut.
+    take(Event::Usage(UsageReport { completion_tokens: None, ..report }));
+    for Choice { index, text, logprobs, finish_reason } in answer.choices {
+        take(Event::Delta { index, text: &text, logprobs, finish_reason: Some(finish_reason) });
+    }
+    take(Event::Usage(report));
+    if composer.lacks_choices(source) {
+        composer.fail(ApiError::upstream("The upstream of this model left out choices that were asked for."), out);
+    }
+    composer.take(source, Event::End, Case::UpstreamError, out);
+}
