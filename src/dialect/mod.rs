@@ -7,6 +7,7 @@ mod capability;
 mod fault;
 pub mod json;
 mod logprobs;
+mod ollama;
 mod openai_chat;
 mod openai_completions;
 mod openai_wire;
@@ -37,6 +38,8 @@ pub enum DialectName {
     OpenaiCompletions,
     /// Upstreams that serve `/v1/chat/completions` only.
     OpenaiChat,
+    /// Ollama's own API.
+    Ollama,
 }
 
 impl DialectName {
@@ -46,6 +49,7 @@ impl DialectName {
         match self {
             Self::OpenaiCompletions => &openai_completions::OpenAiCompletions,
             Self::OpenaiChat => &openai_chat::OpenAiChat,
+            Self::Ollama => &ollama::Ollama,
         }
     }
 }

@@ -1,10 +1,16 @@
 //! Bytes to frames: how an upstream's stream is cut into its events, whatever the network cut it into.
 
+mod event_stream;
+mod ndjson;
 mod sse;
 
 use std::ops::ControlFlow;
 
+pub use event_stream::EventStreamDeframer;
+pub use ndjson::NdjsonDeframer;
 pub use sse::SseDeframer;
+
+const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// One event of an upstream's stream, still in its own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +38,10 @@ pub enum FrameError {
 pub enum Framing {
     /// Server-Sent Events, as WHATWG has them.
     Sse,
+    /// One JSON text a line.
+    Ndjson,
+    /// The binary messages of AWS.
+    EventStream,
 }
 
 impl Framing {
@@ -40,6 +50,8 @@ impl Framing {
     pub const fn media_type(self) -> &'static str {
         match self {
             Self::Sse => "text/event-stream",
+            Self::Ndjson => "application/x-ndjson",
+            Self::EventStream => "application/vnd.amazon.eventstream",
         }
     }
 
@@ -48,6 +60,8 @@ impl Framing {
     pub fn deframer(self, limit: usize) -> Deframer {
         match self {
             Self::Sse => Deframer::Sse(SseDeframer::new(limit)),
+            Self::Ndjson => Deframer::Ndjson(NdjsonDeframer::new(limit)),
+            Self::EventStream => Deframer::EventStream(EventStreamDeframer::new(limit)),
         }
     }
 }
@@ -57,6 +71,10 @@ impl Framing {
 pub enum Deframer {
     /// See [`SseDeframer`].
     Sse(SseDeframer),
+    /// See [`NdjsonDeframer`].
+    Ndjson(NdjsonDeframer),
+    /// See [`EventStreamDeframer`].
+    EventStream(EventStreamDeframer),
 }
 
 impl Deframer {
@@ -64,13 +82,18 @@ impl Deframer {
     pub fn feed(&mut self, bytes: &[u8], sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
         match self {
             Self::Sse(sse) => sse.feed(bytes, sink),
+            Self::Ndjson(ndjson) => ndjson.feed(bytes, sink),
+            Self::EventStream(event_stream) => event_stream.feed(bytes, sink),
         }
     }
 
     /// The stream has ended: hands on what was begun and perhaps whole, though nothing marked its end.
     pub fn finish(&mut self, sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
         match self {
-            Self::Sse(sse) => sse.finish(sink),
+            Self::Sse(sse) => return sse.finish(sink),
+            Self::Ndjson(ndjson) => ndjson.finish(sink),
+            Self::EventStream(event_stream) => event_stream.finish(sink),
         }
+        Ok(())
     }
 }

@@ -10,9 +10,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Frame, FrameError};
-
-const BOM: &[u8] = "\u{feff}".as_bytes();
+use super::{BOM, Frame, FrameError};
 
 /// Cuts a stream of bytes into events. Output depends on the bytes alone, never on how they were split.
 ///
