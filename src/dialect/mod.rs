@@ -3,6 +3,7 @@
 //! A dialect is one file: a URL, an auth header, a request body, a framing, and three decoders. What it can carry
 //! stands in its [`Capabilities`], which drives what requests are refused and what `/v1/models` says.
 
+mod anthropic;
 mod capability;
 mod fault;
 pub mod json;
@@ -35,6 +36,8 @@ pub enum DialectName {
     OpenaiCompletions,
     /// Upstreams that serve `/v1/chat/completions` only.
     OpenaiChat,
+    /// Anthropic's Messages API.
+    Anthropic,
 }
 
 impl DialectName {
@@ -44,6 +47,7 @@ impl DialectName {
         match self {
             Self::OpenaiCompletions => &openai_completions::OpenAiCompletions,
             Self::OpenaiChat => &openai_chat::OpenAiChat,
+            Self::Anthropic => &anthropic::Anthropic,
         }
     }
 }
