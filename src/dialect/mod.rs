@@ -6,12 +6,12 @@
 mod anthropic;
 mod capability;
 mod fault;
+mod gemini;
 pub mod json;
 mod logprobs;
 mod openai_chat;
 mod openai_completions;
 mod openai_wire;
-#[allow(dead_code, reason = "until the first dialect with a model in its path")]
 mod path;
 mod redact;
 
@@ -38,6 +38,8 @@ pub enum DialectName {
     OpenaiChat,
     /// Anthropic's Messages API.
     Anthropic,
+    /// Google's Gemini API.
+    Gemini,
 }
 
 impl DialectName {
@@ -48,6 +50,7 @@ impl DialectName {
             Self::OpenaiCompletions => &openai_completions::OpenAiCompletions,
             Self::OpenaiChat => &openai_chat::OpenAiChat,
             Self::Anthropic => &anthropic::Anthropic,
+            Self::Gemini => &gemini::Gemini,
         }
     }
 }
