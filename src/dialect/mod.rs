@@ -3,15 +3,16 @@
 //! A dialect is one file: a URL, an auth header, a request body, a framing, and three decoders. What it can carry
 //! stands in its [`Capabilities`], which drives what requests are refused and what `/v1/models` says.
 
+mod anthropic;
 mod capability;
 mod fault;
+mod gemini;
 pub mod json;
 mod logprobs;
 mod ollama;
 mod openai_chat;
 mod openai_completions;
 mod openai_wire;
-#[allow(dead_code, reason = "until the first dialect with a model in its path")]
 mod path;
 mod redact;
 mod share;
@@ -40,6 +41,10 @@ pub enum DialectName {
     OpenaiChat,
     /// Ollama's own API.
     Ollama,
+    /// Anthropic's Messages API.
+    Anthropic,
+    /// Google's Gemini API.
+    Gemini,
 }
 
 impl DialectName {
@@ -50,6 +55,8 @@ impl DialectName {
             Self::OpenaiCompletions => &openai_completions::OpenAiCompletions,
             Self::OpenaiChat => &openai_chat::OpenAiChat,
             Self::Ollama => &ollama::Ollama,
+            Self::Anthropic => &anthropic::Anthropic,
+            Self::Gemini => &gemini::Gemini,
         }
     }
 }
