@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::api::ChunkFormat;
-use crate::dialect::DialectName;
+use crate::dialect::{DialectName, Options};
 
 /// A checked configuration: every target names an upstream that exists, and every URL is one.
 #[derive(Clone, Debug, Deserialize)]
@@ -90,7 +90,8 @@ impl MaxTokensField {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// Tried in this order until one answers; at least one.
+    /// Where it is served; at least one. They are tried by their order, and by their weight within one order, until
+    /// one answers.
     pub targets: Vec<Target>,
     /// `max_tokens` where a request has none.
     #[serde(default = "default_max_tokens")]
@@ -123,6 +124,12 @@ pub struct Target {
     pub upstream: String,
     /// The upstream's name for the model.
     pub model: String,
+    /// Lower ones are tried first. Without, it is the target's place in the list, from 0.
+    #[serde(default)]
+    pub order: Option<u32>,
+    /// How large a share of the requests it gets first, among the targets of its order: 1 to 1000.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
 }
 
 /// The largest of the limits in bytes: an isolate has 128 MB for all its requests together.
@@ -210,6 +217,10 @@ const fn default_headers_timeout_ms() -> u32 {
     60_000
 }
 
+const fn default_weight() -> u32 {
+    1
+}
+
 const fn default_max_tokens() -> u32 {
     16
 }
@@ -231,13 +242,7 @@ impl GatewayConfig {
             return Err(format!("version: expected 1, but got {}", self.version));
         }
         for (name, upstream) in &self.upstreams {
-            check_base_url(&upstream.base_url).map_err(|why| format!("upstreams.{name}.base_url: {why}"))?;
-            if upstream.key.as_deref() == Some("") {
-                return Err(format!("upstreams.{name}.key: expected the name of a secret, but it is empty"));
-            }
-            if upstream.headers_timeout_ms == 0 {
-                return Err(format!("upstreams.{name}.headers_timeout_ms: expected at least 1"));
-            }
+            upstream.check().map_err(|why| format!("upstreams.{name}.{why}"))?;
         }
         for (name, model) in &self.models {
             if name.is_empty() || name.chars().count() > 256 {
@@ -249,14 +254,15 @@ impl GatewayConfig {
             if model.default_max_tokens == 0 {
                 return Err(format!("models.{name}.default_max_tokens: expected at least 1"));
             }
+            for (header, value) in &model.headers {
+                check_header(header, value).map_err(|why| format!("models.{name}.headers.{header}: {why}"))?;
+            }
             for (i, target) in model.targets.iter().enumerate() {
                 if !self.upstreams.contains_key(&target.upstream) {
                     let upstream = &target.upstream;
                     return Err(format!("models.{name}.targets[{i}].upstream: there is no upstream `{upstream}`"));
                 }
-                if target.model.is_empty() {
-                    return Err(format!("models.{name}.targets[{i}].model: expected a name, but it is empty"));
-                }
+                target.check().map_err(|why| format!("models.{name}.targets[{i}].{why}"))?;
             }
         }
         let Quota { reserve_timeout_ms, lease_ms, .. } = self.quota;
@@ -281,6 +287,102 @@ impl GatewayConfig {
                 return Err(format!("limits.{name}: expected 1024 to {MAX_BYTES}, but got {value}"));
             }
         }
+        Ok(())
+    }
+}
+
+impl Upstream {
+    /// The fault, beginning with the field that has it.
+    fn check(&self) -> Result<(), String> {
+        let dialect = self.dialect.name();
+        let Options { api_version, region, binding } = self.dialect.dialect().options();
+        let misplaced = [
+            ("api_version", self.api_version.is_some() && !api_version),
+            ("region", self.region.is_some() && !region),
+            ("binding", self.binding.is_some() && !binding),
+        ];
+        if let Some((field, _)) = misplaced.into_iter().find(|(_, misplaced)| *misplaced) {
+            return Err(format!("{field}: the dialect `{dialect}` has no use for it"));
+        }
+        if api_version && self.api_version.is_none() {
+            return Err(format!("api_version: the dialect `{dialect}` needs it"));
+        }
+        for (field, value) in [("api_version", &self.api_version), ("region", &self.region), ("binding", &self.binding)]
+        {
+            let word = |value: &str| value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            if value.as_deref().is_some_and(|value| value.is_empty() || !word(value)) {
+                return Err(format!("{field}: expected letters, digits, '-', '_' and '.'"));
+            }
+        }
+        if self.binding.is_none() {
+            check_base_url(&self.base_url).map_err(|why| format!("base_url: {why}"))?;
+        } else if !self.base_url.is_empty() {
+            return Err("base_url: there is a binding already".to_owned());
+        }
+        if self.key.as_deref() == Some("") {
+            return Err("key: expected the name of a secret, but it is empty".to_owned());
+        }
+        if self.region.is_some() && self.key.is_none() {
+            return Err("key: a region is there to sign calls for, and to sign takes a key".to_owned());
+        }
+        if self.headers_timeout_ms == 0 {
+            return Err("headers_timeout_ms: expected at least 1".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Target {
+    /// The fault, beginning with the field that has it.
+    fn check(&self) -> Result<(), String> {
+        // It may stand in a path: what makes a segment is encoded, and these would still not be one.
+        let bad = |segment: &str| matches!(segment, "" | "." | "..");
+        if self.model.split('/').any(bad) || self.model.contains(char::is_control) {
+            return Err("model: expected a name without empty parts, '.', '..' or control characters".to_owned());
+        }
+        if !(1..=MAX_WEIGHT).contains(&self.weight) {
+            return Err(format!("weight: expected 1 to {MAX_WEIGHT}, but got {}", self.weight));
+        }
+        Ok(())
+    }
+}
+
+/// The largest weight of a target.
+const MAX_WEIGHT: u32 = 1000;
+
+/// Headers that are not the operator's to set: those of the connection, of the message's form, and of whoever calls.
+/// The upstream's key is a secret, and has no place in the configuration.
+const RESERVED_HEADERS: [&str; 18] = [
+    "accept",
+    "accept-encoding",
+    "api-key",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+    "x-goog-api-key",
+];
+
+fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
+    // RFC 9110, 5.1 and 5.5.
+    let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || !name.bytes().all(token) {
+        Err("expected a header's name in lower case")
+    } else if RESERVED_HEADERS.contains(&name) || name.starts_with("proxy-") || name.starts_with("x-amz-") {
+        Err("this header is the gateway's own")
+    } else if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        Err("expected printable ASCII")
+    } else {
         Ok(())
     }
 }
@@ -349,6 +451,32 @@ mod tests {
             "\"upstream\": \"v\"",
             "models.m.targets[0].upstream: there is no upstream `v`",
         );
+        check_refused(
+            "\"U_KEY\"",
+            "\"U_KEY\", \"region\": \"us-east-1\"",
+            "upstreams.u.region: the dialect `openai-chat`",
+        );
+        check_refused(
+            "\"openai-chat\"",
+            "\"azure-openai\"",
+            "upstreams.u.api_version: the dialect `azure-openai` needs",
+        );
+        check_refused(
+            "\"openai-chat\"",
+            "\"azure-openai\", \"api_version\": \"2024&x\"",
+            "upstreams.u.api_version: expected letters",
+        );
+        check_refused(
+            "\"openai-chat\"",
+            "\"workers-ai\", \"binding\": \"AI\"",
+            "upstreams.u.base_url: there is a binding",
+        );
+        check_refused(
+            "\"key\": \"U_KEY\"",
+            "\"region\": \"r\", \"max_tokens_field\": \"max_tokens\"",
+            "upstreams.u.region",
+        );
+        check_refused("\"llama\"", "\"llama\", \"weight\": 0", "models.m.targets[0].weight: expected 1 to 1000");
         check_refused("\"llama\"", "\"\"", "models.m.targets[0].model");
         check_refused("[{\"upstream\": \"u\", \"model\": \"llama\"}]", "[]", "models.m.targets: expected at least one");
         check_refused(
@@ -358,6 +486,29 @@ mod tests {
         );
         check_refused("\"version\": 1,", "\"version\": 1, \"quota\": {\"lease_ms\": 3},", "quota.lease_ms");
         check_refused("{", "", "expected");
+    }
+
+    #[test]
+    fn pitfall_37_a_models_name_that_would_leave_its_path_is_refused() {
+        for model in ["..", "a/../b", "a//b", "/a", "a/", ".", "a\\u000ab"] {
+            check_refused("\"llama\"", &format!("\"{model}\""), "models.m.targets[0].model");
+        }
+    }
+
+    #[test]
+    fn pitfall_38_headers_that_are_not_the_operators_to_set_are_refused() {
+        for header in ["host", "authorization", "connection", "proxy-authorization", "x-api-key", "X-Upper", "a b", ""]
+        {
+            let headers = format!("\"headers\": {{\"{header}\": \"v\"}}, \"targets\"");
+            check_refused("\"targets\"", &headers, &format!("models.m.headers.{header}: "));
+        }
+        check_refused(
+            "\"targets\"",
+            "\"headers\": {\"x-a\": \"v\\r\\nhost: x\"}, \"targets\"",
+            "models.m.headers.x-a: ",
+        );
+        let good = GOOD.replace("\"targets\"", "\"headers\": {\"http-referer\": \"https://a\"}, \"targets\"");
+        GatewayConfig::parse(good.as_bytes()).unwrap();
     }
 
     #[test]

@@ -31,34 +31,39 @@ pub use fault::Fault;
 pub use redact::Redactor;
 pub use share::{Part, Share, split};
 
-/// The dialects by name, as the configuration writes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DialectName {
-    /// Upstreams that serve `/v1/completions` themselves.
-    OpenaiCompletions,
-    /// Upstreams that serve `/v1/chat/completions` only.
-    OpenaiChat,
-    /// Ollama's own API.
-    Ollama,
-    /// Anthropic's Messages API.
-    Anthropic,
-    /// Google's Gemini API.
-    Gemini,
+macro_rules! dialects {
+    ($($variant:ident, $name:literal => $dialect:path, $doc:literal;)*) => {
+        /// The dialects by name, as the configuration writes them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+        pub enum DialectName { $(#[doc = $doc] #[serde(rename = $name)] $variant,)* }
+
+        impl DialectName {
+            /// Every dialect, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name that the configuration has for it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The dialect of that name.
+            #[must_use]
+            pub fn dialect(self) -> &'static dyn Dialect {
+                match self { $(Self::$variant => &$dialect,)* }
+            }
+        }
+    };
 }
 
-impl DialectName {
-    /// The dialect of that name: the table that a new provider adds a row to.
-    #[must_use]
-    pub fn dialect(self) -> &'static dyn Dialect {
-        match self {
-            Self::OpenaiCompletions => &openai_completions::OpenAiCompletions,
-            Self::OpenaiChat => &openai_chat::OpenAiChat,
-            Self::Ollama => &ollama::Ollama,
-            Self::Anthropic => &anthropic::Anthropic,
-            Self::Gemini => &gemini::Gemini,
-        }
-    }
+// A new provider adds a row here.
+dialects! {
+    OpenaiCompletions, "openai-completions" => openai_completions::OpenAiCompletions,
+        "Upstreams that serve `/v1/completions` themselves.";
+    OpenaiChat, "openai-chat" => openai_chat::OpenAiChat, "Upstreams that serve `/v1/chat/completions` only.";
+    Anthropic, "anthropic" => anthropic::Anthropic, "Anthropic's Messages API.";
+    Gemini, "gemini" => gemini::Gemini, "Google's Gemini API.";
+    Ollama, "ollama" => ollama::Ollama, "Ollama's own API.";
 }
 
 /// All that a dialect may need to write one upstream call.
@@ -208,10 +213,26 @@ pub struct UsageReport {
     pub completion_tokens: Option<u64>,
 }
 
+/// Which of an upstream's fields that most have no use for a dialect makes use of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// `api_version`, which it then needs.
+    pub api_version: bool,
+    /// `region`.
+    pub region: bool,
+    /// `binding`.
+    pub binding: bool,
+}
+
 /// A family of upstreams.
 pub trait Dialect: Sync + Debug {
     /// What the dialect can carry.
     fn capabilities(&self) -> &'static Capabilities;
+
+    /// Which fields of an upstream's configuration are for it.
+    fn options(&self) -> Options {
+        Options::default()
+    }
 
     /// How its streams are framed.
     fn framing(&self) -> Framing;

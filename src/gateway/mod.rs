@@ -5,6 +5,7 @@ mod directory;
 mod platform;
 mod quota_step;
 mod reply;
+mod targets;
 
 use crate::api::{ApiError, Case, ChunkFormat, ChunkHead, CompletionRequest, ModelCard, write_model, write_models};
 use crate::config::{GatewayConfig, Model};
@@ -223,7 +224,8 @@ impl Gateway {
         let format = format.or(caller.key.chunk_format).or(model.chunk_format).unwrap_or_default();
         let attempts = Attempts { request: &request, config: &config, model, head: &completion, format };
         let mut refusal = None;
-        let mut calls = model.targets.iter().filter_map(|target| {
+        let draw = entropy.0.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
+        let mut calls = targets::in_turn(&model.targets, draw).into_iter().filter_map(|target| {
             let call = attempts.prepare(platform, target);
             call.map_err(|error| refusal = refusal.take().or(Some(error))).ok()
         });
