@@ -5,6 +5,7 @@
 
 mod anthropic;
 mod capability;
+mod cohere;
 mod fault;
 mod gemini;
 pub mod json;
@@ -40,6 +41,8 @@ pub enum DialectName {
     Anthropic,
     /// Google's Gemini API.
     Gemini,
+    /// Cohere's chat route, version 2.
+    Cohere,
 }
 
 impl DialectName {
@@ -51,6 +54,7 @@ impl DialectName {
             Self::OpenaiChat => &openai_chat::OpenAiChat,
             Self::Anthropic => &anthropic::Anthropic,
             Self::Gemini => &gemini::Gemini,
+            Self::Cohere => &cohere::Cohere,
         }
     }
 }
