@@ -5,8 +5,8 @@
 //!
 //! - `p` has no value that turns it off: it goes from 0.01 to 0.99, and is 0.75 where it is left out. A `top_p` of 1 is
 //!   therefore refused like any other that cannot be sent.
-//! - Some models refuse both penalties in one request (<https://docs.cohere.com/errors-reference>), so one of 0, which is
-//!   none, is left out.
+//! - Some models refuse both penalties in one request (<https://docs.cohere.com/errors-reference>), so one of 0, which
+//!   is none, is left out.
 //! - Log probabilities come for a chunk of text with several tokens' numbers, but without the tokens' texts
 //!   (<https://github.com/cohere-ai/cohere-python>, `types/logprob_item.py`). They cannot be told truthfully.
 //! - `usage.tokens` counts what the model read and wrote; `usage.billed_units` is about money.

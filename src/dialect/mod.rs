@@ -10,6 +10,7 @@ mod fault;
 mod gemini;
 pub mod json;
 mod logprobs;
+mod mistral_fim;
 mod openai_chat;
 mod openai_completions;
 mod openai_wire;
@@ -43,6 +44,8 @@ pub enum DialectName {
     Gemini,
     /// Cohere's chat route, version 2.
     Cohere,
+    /// Mistral's route for filling in the middle of code.
+    MistralFim,
 }
 
 impl DialectName {
@@ -55,6 +58,7 @@ impl DialectName {
             Self::Anthropic => &anthropic::Anthropic,
             Self::Gemini => &gemini::Gemini,
             Self::Cohere => &cohere::Cohere,
+            Self::MistralFim => &mistral_fim::MistralFim,
         }
     }
 }
