@@ -4,10 +4,10 @@
 //! <https://docs.claude.com/en/api/messages> and <https://docs.claude.com/en/api/messages-streaming>, and these beyond
 //! them:
 //!
-//! - Models from Claude Opus 4.1 on refuse a request with both `temperature` and `top_p`, and those from Opus 4.7 on any
-//!   value of either but 1 (<https://docs.claude.com/en/about-claude/models/migration-guide>). What the client asked for
-//!   is sent and the refusal is the client's to read, but a value of 1 changes nothing and is left out: many clients send
-//!   their defaults.
+//! - Models from Claude Opus 4.1 on refuse a request with both `temperature` and `top_p`, and those from Opus 4.7 on
+//!   any value of either but 1 (<https://platform.claude.com/docs/en/about-claude/models/migration-guide>). What the
+//!   client asked for is sent and the refusal is the client's to read, but a value of 1 changes nothing and is left
+//!   out: many clients send their defaults.
 //! - Stop sequences of white space alone are refused (<https://github.com/BerriAI/litellm/issues/3286>).
 //! - A prompt's tokens are `input_tokens` and those written to and read from the cache together, as the API's own
 //!   definition of `usage` says (<https://github.com/anthropics/anthropic-sdk-python>, `types/message.py`): they were

@@ -1,7 +1,7 @@
 //! Google's Gemini API: the prompt becomes the one turn of a conversation.
 //!
-//! An upstream's `base_url` ends in the version, as in `https://generativelanguage.googleapis.com/v1beta`. The facts are
-//! from <https://ai.google.dev/api/generate-content>, and these beyond it:
+//! An upstream's `base_url` ends in the version, as in `https://generativelanguage.googleapis.com/v1beta`. The facts
+//! are from <https://ai.google.dev/api/generate-content>, and these beyond it:
 //!
 //! - Several candidates in one call are refused by every model of the third generation
 //!   (<https://github.com/googleapis/js-genai/issues/1609>), so `n` is one call a choice.
@@ -9,8 +9,8 @@
 //!   refused for streams (<https://github.com/vercel/ai/pull/11989>), so there are none.
 //! - An invalid key is a 400 whose details say `API_KEY_INVALID`, and a 400 `FAILED_PRECONDITION` means the account's
 //!   billing or country (<https://ai.google.dev/gemini-api/docs/troubleshooting>): both are the operator's to mend.
-//! - Thinking counts towards `maxOutputTokens`, so that a small bound may leave no text at all. An operator turns it off
-//!   where the model allows it, with `"body": {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}`.
+//! - Thinking counts towards `maxOutputTokens`, so that a small bound may leave no text at all. An operator turns it
+//!   off where the model allows it, with `"body": {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}`.
 
 use std::time::Duration;
 

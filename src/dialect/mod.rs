@@ -5,10 +5,12 @@
 
 mod anthropic;
 mod capability;
+mod cohere;
 mod fault;
 mod gemini;
 pub mod json;
 mod logprobs;
+mod mistral_fim;
 mod ollama;
 mod openai_chat;
 mod openai_completions;
@@ -64,6 +66,8 @@ dialects! {
     Anthropic, "anthropic" => anthropic::Anthropic, "Anthropic's Messages API.";
     Gemini, "gemini" => gemini::Gemini, "Google's Gemini API.";
     Ollama, "ollama" => ollama::Ollama, "Ollama's own API.";
+    Cohere, "cohere" => cohere::Cohere, "Cohere's Chat API, version 2.";
+    MistralFim, "mistral-fim" => mistral_fim::MistralFim, "Mistral's API for code between a prefix and a suffix.";
 }
 
 /// All that a dialect may need to write one upstream call.

@@ -1,8 +1,11 @@
 //! What `/v1/completions` and `/v1/chat/completions` servers answer, streaming and not.
 //!
 //! The two differ in where the text stands, and real servers mix the two up, so one reader takes all places: `text`,
-//! `delta.text`, `delta.content`, `message.content`. Everything else in a delta (roles, reasoning, tool calls) is not
-//! text. No field has to be there, and none but `choices` has to be of the type that the documentation gives it.
+//! `delta.text`, `delta.content`, `message.content`; what stands there may be an array of pieces. Everything else in a
+//! delta (roles, reasoning, tool calls) is not text. No field has to be there, and none but `choices` has to be of the
+//! type that the documentation gives it.
+
+use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -10,7 +13,7 @@ use serde_json::value::RawValue;
 use crate::api::{Answer, Choice, FinishReason};
 use crate::framing::Frame;
 
-use super::json::{Loose, repair};
+use super::json::{Loose, Raw, repair};
 use super::{Event, Fault, StreamDecoder, UsageReport, logprobs};
 
 /// A chunk of a stream, or a whole answer.
@@ -46,14 +49,6 @@ struct WireChoice<'a> {
     finish_reason: Loose<'a>,
 }
 
-#[derive(Deserialize, Default)]
-struct Delta<'a> {
-    #[serde(borrow, default)]
-    text: Loose<'a>,
-    #[serde(borrow, default)]
-    content: Loose<'a>,
-}
-
 #[derive(Deserialize)]
 struct WireUsage<'a> {
     #[serde(borrow, default)]
@@ -80,33 +75,42 @@ impl Wire<'_> {
     }
 }
 
-impl<'a> WireChoice<'a> {
+impl WireChoice<'_> {
     fn index(&self) -> u32 {
         self.index.count().and_then(|index| u32::try_from(index).ok()).unwrap_or_default()
     }
 
     /// Hands on the choice's text, wherever it stands.
     fn with_text<R>(&self, read: impl FnOnce(&str) -> R) -> R {
-        let full = |text: Option<&str>| text.is_some_and(|text| !text.is_empty());
         if let Some(text) = self.text.text().filter(|text| !text.is_empty()) {
             return read(text);
         }
-        let parse = |raw: Option<&'a RawValue>| raw.and_then(|raw| serde_json::from_str::<Delta<'a>>(raw.get()).ok());
-        let (delta, message) = (parse(self.delta).unwrap_or_default(), parse(self.message).unwrap_or_default());
-        let places = [&delta.text, &delta.content, &message.text, &message.content].map(Loose::text);
-        read(places.into_iter().find(|text| full(*text)).flatten().unwrap_or_default())
+        let places = [self.delta, self.message].into_iter().flatten();
+        let mut texts = places.flat_map(|place| Raw::from(place).fields(["text", "content"])).map(text_or_pieces);
+        read(&texts.find(|text| !text.is_empty()).unwrap_or_default())
     }
 
     /// `tool_calls`, `function_call` and whatever else servers say mean that the model was done. Some servers send an
     /// empty reason with every chunk, which is none.
     fn finish_reason(&self) -> Option<FinishReason> {
-        let reason = self.finish_reason.text().filter(|reason| !matches!(*reason, "" | "null"));
+        let reason = self.finish_reason.text().filter(|reason| !matches!(*reason, "" | "null" | "error"));
         reason.map(|reason| match reason {
             "length" | "max_tokens" | "model_length" => FinishReason::Length,
             "content_filter" => FinishReason::ContentFilter,
             _ => FinishReason::Stop,
         })
     }
+
+    /// The failure of a choice that finished with an error, as Mistral's do: it is not complete, whatever text it has.
+    fn failure(&self) -> Option<Fault> {
+        (self.finish_reason.text() == Some("error")).then(|| Fault::nonsense("a choice finished with an error"))
+    }
+}
+
+/// A text, or an array of pieces of which those with a `text` make one.
+fn text_or_pieces(raw: Raw<'_>) -> Cow<'_, str> {
+    let pieces = || raw.items().into_iter().filter_map(|piece| piece.field("text").text()).collect();
+    raw.text().unwrap_or_else(|| Cow::Owned(pieces()))
 }
 
 /// Reads a wire value and hands it on; `None` if the data is nothing of the kind.
@@ -147,6 +151,9 @@ impl StreamDecoder for OpenAiDecoder {
                         finish_reason: choice.finish_reason(),
                     });
                 });
+                if let Some(fault) = choice.failure() {
+                    events(Event::Failed(fault));
+                }
             }
         });
         if read.is_none() {
@@ -162,6 +169,9 @@ pub(super) fn decode_answer(body: &[u8]) -> Result<(Answer, UsageReport), Fault>
             return Err(Fault::in_stream(body));
         }
         let choices = wire.choices.as_ref().ok_or_else(|| Fault::nonsense("the answer has no choices"))?;
+        if let Some(fault) = choices.iter().find_map(WireChoice::failure) {
+            return Err(fault);
+        }
         let mut choices: Vec<Choice> = choices
             .iter()
             .map(|choice| Choice {
