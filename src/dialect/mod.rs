@@ -6,6 +6,7 @@
 mod capability;
 mod fault;
 pub mod json;
+mod llama_cpp;
 mod logprobs;
 mod openai_chat;
 mod openai_completions;
@@ -13,6 +14,8 @@ mod openai_wire;
 #[allow(dead_code, reason = "until the first dialect with a model in its path")]
 mod path;
 mod redact;
+#[cfg(test)]
+mod testing;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -35,6 +38,8 @@ pub enum DialectName {
     OpenaiCompletions,
     /// Upstreams that serve `/v1/chat/completions` only.
     OpenaiChat,
+    /// llama.cpp's server, by its native routes.
+    LlamaCpp,
 }
 
 impl DialectName {
@@ -44,6 +49,7 @@ impl DialectName {
         match self {
             Self::OpenaiCompletions => &openai_completions::OpenAiCompletions,
             Self::OpenaiChat => &openai_chat::OpenAiChat,
+            Self::LlamaCpp => &llama_cpp::LlamaCpp,
         }
     }
 }
