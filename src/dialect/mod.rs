@@ -16,6 +16,7 @@ mod path;
 mod redact;
 #[cfg(test)]
 mod testing;
+mod tgi;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -40,6 +41,8 @@ pub enum DialectName {
     OpenaiChat,
     /// llama.cpp's server, by its native routes.
     LlamaCpp,
+    /// Hugging Face's Text Generation Inference, by its native routes.
+    Tgi,
 }
 
 impl DialectName {
@@ -50,6 +53,7 @@ impl DialectName {
             Self::OpenaiCompletions => &openai_completions::OpenAiCompletions,
             Self::OpenaiChat => &openai_chat::OpenAiChat,
             Self::LlamaCpp => &llama_cpp::LlamaCpp,
+            Self::Tgi => &tgi::Tgi,
         }
     }
 }
