@@ -101,6 +101,12 @@ impl<'a> Raw<'a> {
         self.0 == Some("true")
     }
 
+    /// Whether it is an object.
+    #[must_use]
+    pub fn is_object(self) -> bool {
+        self.0.is_some_and(|json| json.starts_with('{'))
+    }
+
     /// Whether it is anything but null.
     #[must_use]
     pub fn is_present(self) -> bool {
@@ -442,6 +448,7 @@ mod tests {
             (None, Some(-3.0), Some(1), None)
         );
         assert!(truth.is_true() && !half.is_true());
+        assert!(object.is_object() && !list.is_object() && !null.is_object());
         assert_eq!(half.text().as_deref(), Some("\u{fffd}"), "the last one counts");
         assert!(Raw::of(b"{\"a\":").is_none() && Raw::of(b"\xff").is_none());
         assert_eq!(Raw::read(b"{\"a\":NaN}", |raw| raw.field("a").number()), Some(Some(-9999.0)));

@@ -8,6 +8,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 
 use crate::api::{Logprobs, TopLogprobs};
 
+use super::json::Raw;
+
 #[derive(Deserialize)]
 struct WireLogprobs {
     #[serde(default)]
@@ -109,6 +111,20 @@ pub(super) fn read(raw: &str) -> Option<Logprobs> {
     let text_offset: Vec<u64> = offsets.collect();
     let text_offset = if text_offset.len() == count { text_offset } else { Vec::new() };
     Some(Logprobs { tokens, token_logprobs, top_logprobs, text_offset })
+}
+
+/// Adds a token of a dialect that writes each one as an object: its text under `name`, its `logprob`, and in `top` the
+/// likeliest tokens in the same form.
+pub(super) fn push(logprobs: &mut Logprobs, name: &str, token: Raw<'_>, top: Raw<'_>) {
+    let read = |token: Raw<'_>| {
+        let [text, logprob] = token.fields([name, "logprob"]);
+        (text.text().unwrap_or_default().into_owned(), logprob.number())
+    };
+    let (text, logprob) = read(token);
+    logprobs.tokens.push(text);
+    logprobs.token_logprobs.push(logprob);
+    let top = top.items().into_iter().map(read).filter_map(|(text, logprob)| Some((text, logprob?)));
+    logprobs.top_logprobs.push(TopLogprobs(top.collect()));
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod cohere;
 mod fault;
 mod gemini;
 pub mod json;
+mod llama_cpp;
 mod logprobs;
 mod mistral_fim;
 mod ollama;
@@ -18,6 +19,9 @@ mod openai_wire;
 mod path;
 mod redact;
 mod share;
+#[cfg(test)]
+mod testing;
+mod tgi;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -68,6 +72,8 @@ dialects! {
     Ollama, "ollama" => ollama::Ollama, "Ollama's own API.";
     Cohere, "cohere" => cohere::Cohere, "Cohere's Chat API, version 2.";
     MistralFim, "mistral-fim" => mistral_fim::MistralFim, "Mistral's API for code between a prefix and a suffix.";
+    LlamaCpp, "llama-cpp" => llama_cpp::LlamaCpp, "llama.cpp's server by its own routes.";
+    Tgi, "tgi" => tgi::Tgi, "Text Generation Inference by its own routes.";
 }
 
 /// All that a dialect may need to write one upstream call.

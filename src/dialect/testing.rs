@@ -1,0 +1,17 @@
+//! What the dialects' tests share.
+
+use crate::api::{ApiError, CompletionRequest};
+use crate::config::{Model, Target, Upstream};
+
+use super::{Call, UpstreamRequest};
+
+/// Writes the call for a request's body to an upstream as the configuration has it.
+pub(super) fn encode(upstream: &str, body: &str) -> Result<UpstreamRequest, ApiError> {
+    let upstream: Upstream = serde_json::from_str(upstream).unwrap();
+    let target: Target = serde_json::from_str(r#"{"upstream":"u","model":"@org/their model"}"#).unwrap();
+    let model: Model = serde_json::from_str(r#"{"targets":[]}"#).unwrap();
+    let request = CompletionRequest::parse(body.as_bytes()).unwrap();
+    let secret = upstream.key.as_ref().map(|_| "secret");
+    let call = Call { request: &request, upstream: &upstream, target: &target, model: &model, secret, now_ms: 0 };
+    upstream.dialect.dialect().encode(&call)
+}
