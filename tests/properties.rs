@@ -8,35 +8,98 @@
     reason = "in tests a panic is a failure that says where"
 )]
 
+use std::fs;
+use std::path::Path;
+
 use completions_edge::api::{ChunkFormat, ChunkHead, ChunkWriter};
 use completions_edge::dialect::{DialectName, Redactor, Share};
 use completions_edge::transcode::{End, Outcome, Plan, Transcoder};
 use proptest::prelude::*;
 use serde_json::Value;
 
-const CHOICES: u32 = 2;
-const DIALECTS: [DialectName; 2] = [DialectName::OpenaiCompletions, DialectName::OpenaiChat];
-
-fn transcoder(dialect: DialectName, format: ChunkFormat) -> Transcoder {
-    let head = ChunkHead { id: "cmpl-1".to_owned(), created: 1, model: "m".to_owned() };
-    let share = Share { first: 0, choices: CHOICES, estimated_prompt_tokens: 1, echo: None, stops: [].into() };
-    let plan = Plan { shares: vec![share], wants_logprobs: true, max_event_bytes: 512 };
-    Transcoder::new(dialect.dialect(), ChunkWriter::new(&head, format, true, false), Redactor::default(), plan)
+/// What the transcoder is to do with a stream.
+#[derive(Clone, Debug)]
+struct Task {
+    dialect: DialectName,
+    /// Choices of each source.
+    choices: u32,
+    sources: u32,
+    echo: bool,
+    stops: Vec<String>,
 }
 
-/// What comes out of a stream in these pieces, and what became of it.
-fn run<'a>(
-    dialect: DialectName,
-    format: ChunkFormat,
-    pieces: impl Iterator<Item = &'a [u8]>,
-    end: End,
-) -> (Vec<u8>, Outcome) {
-    let (mut transcoder, mut out) = (transcoder(dialect, format), Vec::new());
-    for piece in pieces {
-        transcoder.feed(0, piece, &mut out);
+impl Task {
+    /// A stream of two choices as it is.
+    fn of(dialect: DialectName) -> Self {
+        Self { dialect, choices: 2, sources: 1, echo: false, stops: Vec::new() }
     }
-    transcoder.finish(0, end, &mut out);
-    (out, transcoder.outcome())
+
+    fn transcoder(&self, format: ChunkFormat) -> Transcoder {
+        let head = ChunkHead { id: "cmpl-1".to_owned(), created: 1, model: "m".to_owned() };
+        let shares = (0..self.sources).map(|source| Share {
+            first: source * self.choices,
+            choices: self.choices,
+            estimated_prompt_tokens: 1,
+            echo: self.echo.then(|| "the prompt".to_owned()),
+            stops: self.stops.iter().cloned().collect(),
+        });
+        let plan = Plan { shares: shares.collect(), wants_logprobs: true, max_event_bytes: 4096 };
+        let writer = ChunkWriter::new(&head, format, true, false);
+        Transcoder::new(self.dialect.dialect(), writer, Redactor::default(), plan)
+    }
+
+    /// What comes out of a stream in these pieces, and what became of it.
+    fn run<'a>(&self, pieces: impl Iterator<Item = &'a [u8]>, end: End) -> (Vec<u8>, Outcome) {
+        let (mut transcoder, mut out) = (self.transcoder(ChunkFormat::Superset), Vec::new());
+        for piece in pieces {
+            transcoder.feed(0, piece, &mut out);
+        }
+        transcoder.finish(0, end, &mut out);
+        (out, transcoder.outcome())
+    }
+
+    fn check_any_split(&self, stream: &[u8], cuts: &[prop::sample::Index], end: End) -> Result<(), TestCaseError> {
+        let whole = self.run(std::iter::once(stream), end);
+        check_stream(&whole.0, &whole.1, self.choices)?;
+        prop_assert_eq!(&whole, &self.run(split(stream, cuts).into_iter(), end));
+        prop_assert_eq!(&whole, &self.run(stream.chunks(1), end));
+        Ok(())
+    }
+}
+
+/// The streams that the fixtures of a dialect have.
+fn recordings(dialect: DialectName) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(dialect.name());
+    let cases = fs::read_dir(folder).unwrap().flat_map(|case| fs::read_dir(case.unwrap().path()).unwrap());
+    let mut files: Vec<_> = cases.map(|file| file.unwrap().path()).collect();
+    files.retain(|file| {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        name.starts_with("upstream") && !name.ends_with(".json")
+    });
+    files.sort();
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
+/// A dialect with a recording of it, damaged in a few places.
+fn damaged_recording() -> impl Strategy<Value = (DialectName, Vec<u8>)> {
+    let all: Vec<(DialectName, Vec<u8>)> = DialectName::ALL
+        .iter()
+        .flat_map(|&dialect| recordings(dialect).into_iter().map(move |recording| (dialect, recording)))
+        .collect();
+    let damage = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..4_u8, any::<u8>());
+    (prop::sample::select(all), prop::collection::vec(damage, 0..4)).prop_map(|((dialect, mut stream), damages)| {
+        for (from, to, kind, byte) in damages {
+            let (from, to) = (from.index(stream.len() + 1), to.index(stream.len() + 1));
+            let range = from.min(to)..from.max(to);
+            match kind {
+                0 => drop(stream.drain(range)),
+                1 => stream.extend_from_within(range),
+                2 => stream.insert(from, byte),
+                _ => stream.get_mut(from).into_iter().for_each(|place| *place ^= byte),
+            }
+        }
+        (dialect, stream)
+    })
 }
 
 /// The pieces of `bytes` between these cuts, in whatever order they are given.
@@ -52,7 +115,7 @@ fn upstream_event() -> impl Strategy<Value = Vec<u8>> {
     let text = "\\PC{0,8}|[ \n\r\u{2028}\"\\\\]{0,4}";
     let finish = prop_oneof![Just("null"), Just("\"stop\""), Just("\"length\""), Just("\"eos\"")];
     let place = prop_oneof![Just("text"), Just("delta.text"), Just("delta.content"), Just("message.content")];
-    let choice = (text, 0..=CHOICES, finish, place).prop_map(|(text, index, finish, place)| {
+    let choice = (text, 0..=2_u32, finish, place).prop_map(|(text, index, finish, place)| {
         let text = serde_json::to_string(&text).unwrap();
         let text = match place.split_once('.') {
             Some((outer, inner)) => format!("\"{outer}\":{{\"{inner}\":{text}}}"),
@@ -87,12 +150,12 @@ fn upstream_stream() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What goes out is a stream of the documented format, whatever came in.
-fn check_stream(out: &[u8], outcome: &Outcome) -> Result<(), TestCaseError> {
+fn check_stream(out: &[u8], outcome: &Outcome, choices: u32) -> Result<(), TestCaseError> {
     let text = std::str::from_utf8(out).unwrap();
     prop_assert!(text.ends_with("\n\n") && !text.contains('\r'));
     let mut events: Vec<&str> = text.split_terminator("\n\n").collect();
     prop_assert_eq!(events.pop(), Some("data: [DONE]"), "the end mark comes last");
-    let mut finished = [0; CHOICES as usize];
+    let mut finished = vec![0; choices as usize];
     let (mut failed, mut usage_told) = (false, false);
     for (i, event) in events.iter().enumerate() {
         let last = i + 1 == events.len();
@@ -129,42 +192,102 @@ proptest! {
         broken in any::<bool>(),
     ) {
         let end = if broken { End::Broken } else { End::Closed };
-        for dialect in DIALECTS {
-            let whole = run(dialect, ChunkFormat::Superset, std::iter::once(&stream[..]), end);
-            let pieces = run(dialect, ChunkFormat::Superset, split(&stream, &cuts).into_iter(), end);
-            prop_assert_eq!(&whole, &pieces);
-            let bytewise = run(dialect, ChunkFormat::Superset, stream.chunks(1), end);
-            prop_assert_eq!(&whole, &bytewise);
+        for dialect in [DialectName::OpenaiCompletions, DialectName::OpenaiChat] {
+            Task::of(dialect).check_any_split(&stream, &cuts, end)?;
         }
     }
 
     #[test]
-    fn whatever_comes_in_a_documented_stream_goes_out(stream in upstream_stream(), broken in any::<bool>()) {
+    fn any_split_of_a_damaged_recording_gives_the_same_bytes(
+        (dialect, stream) in damaged_recording(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        broken in any::<bool>(),
+        echo in any::<bool>(),
+        stops in prop::collection::vec("[a-z ]{1,3}", 0..3),
+    ) {
         let end = if broken { End::Broken } else { End::Closed };
-        for dialect in DIALECTS {
-            let (out, outcome) = run(dialect, ChunkFormat::Superset, std::iter::once(&stream[..]), end);
-            check_stream(&out, &outcome)?;
-        }
+        Task { choices: 1, echo, stops, ..Task::of(dialect) }.check_any_split(&stream, &cuts, end)?;
     }
 
     #[test]
     fn arbitrary_bytes_end_in_an_error(stream in prop::collection::vec(any::<u8>(), 0..2000)) {
-        for dialect in DIALECTS {
-            let (out, outcome) = run(dialect, ChunkFormat::Superset, stream.chunks(7), End::Closed);
-            check_stream(&out, &outcome)?;
+        for &dialect in DialectName::ALL {
+            let (out, outcome) = Task::of(dialect).run(stream.chunks(7), End::Closed);
+            check_stream(&out, &outcome, 2)?;
             prop_assert!(outcome.failure.is_some());
         }
+    }
+
+    #[test]
+    fn merged_streams_say_of_each_choice_what_it_would_say_alone(
+        order in prop::collection::vec((0..2_usize, 1..40_usize), 0..200),
+        recording in prop::sample::select(complete_recordings()),
+    ) {
+        let (dialect, stream) = recording;
+        let alone = Task { choices: 1, ..Task::of(dialect) };
+        let expected = texts(&alone.run(std::iter::once(&stream[..]), End::Closed).0);
+        let (mut transcoder, mut out) =
+            (Task { sources: 2, ..alone }.transcoder(ChunkFormat::Superset), Vec::new());
+        let mut rest = [&stream[..], &stream[..]];
+        for (source, length) in order {
+            let (piece, after) = rest[source].split_at(length.min(rest[source].len()));
+            transcoder.feed(source, piece, &mut out);
+            rest[source] = after;
+        }
+        for (source, rest) in rest.iter().enumerate() {
+            transcoder.feed(source, rest, &mut out);
+            transcoder.finish(source, End::Closed, &mut out);
+        }
+        check_stream(&out, &transcoder.outcome(), 2)?;
+        let both = texts(&out);
+        prop_assert_eq!((both.len(), &both[0], &both[1]), (2, &expected[0], &expected[0]));
+    }
+}
+
+/// The recordings that are complete.
+fn complete_recordings() -> Vec<(DialectName, Vec<u8>)> {
+    let complete = |dialect: DialectName, stream: &Vec<u8>| {
+        let task = Task { choices: 1, ..Task::of(dialect) };
+        task.run(std::iter::once(&stream[..]), End::Closed).1.failure.is_none()
+    };
+    let of = |&dialect: &DialectName| {
+        recordings(dialect)
+            .into_iter()
+            .filter(move |stream| complete(dialect, stream))
+            .map(move |stream| (dialect, stream))
+    };
+    DialectName::ALL.iter().flat_map(of).collect()
+}
+
+/// The text of each choice of a stream of ours, with its finish reason.
+fn texts(out: &[u8]) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    for event in std::str::from_utf8(out).unwrap().split_terminator("\n\n") {
+        let Ok(json) = serde_json::from_str::<Value>(event.strip_prefix("data: ").unwrap()) else { continue };
+        let Some(choice) = json["choices"].get(0) else { continue };
+        let index = usize::try_from(choice["index"].as_u64().unwrap()).unwrap();
+        texts.resize(texts.len().max(index + 1), String::new());
+        texts[index].push_str(choice["text"].as_str().unwrap());
+        texts[index].push_str(choice["finish_reason"].as_str().unwrap_or_default());
+    }
+    texts
+}
+
+#[test]
+fn every_dialect_has_recordings() {
+    for &dialect in DialectName::ALL {
+        assert!(recordings(dialect).len() >= 5, "{dialect:?}");
+        assert!(complete_recordings().iter().any(|(of, _)| *of == dialect), "{dialect:?}");
     }
 }
 
 #[test]
 fn finishing_twice_says_nothing_twice() {
-    let (mut transcoder, mut out) = (transcoder(DialectName::OpenaiCompletions, ChunkFormat::OpenAi), Vec::new());
+    let task = Task::of(DialectName::OpenaiCompletions);
+    let (mut transcoder, mut out) = (task.transcoder(ChunkFormat::OpenAi), Vec::new());
     transcoder.finish(0, End::Broken, &mut out);
-    let first = transcoder.outcome();
-    let length = out.len();
+    let first = (transcoder.outcome(), out.len());
     transcoder.feed(0, b"data: {\"choices\":[{\"text\":\"late\"}]}\n\n", &mut out);
     transcoder.finish(0, End::Closed, &mut out);
-    assert_eq!(transcoder.outcome(), first);
-    assert_eq!(out.len(), length);
+    assert_eq!((transcoder.outcome(), out.len()), first);
 }
