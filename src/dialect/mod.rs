@@ -3,6 +3,7 @@
 //! A dialect is one file: a URL, an auth header, a request body, a framing, and three decoders. What it can carry
 //! stands in its [`Capabilities`], which drives what requests are refused and what `/v1/models` says.
 
+mod bedrock;
 mod capability;
 mod fault;
 pub mod json;
@@ -11,9 +12,9 @@ mod ollama;
 mod openai_chat;
 mod openai_completions;
 mod openai_wire;
-#[allow(dead_code, reason = "until the first dialect with a model in its path")]
 mod path;
 mod redact;
+mod sigv4;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -38,6 +39,8 @@ pub enum DialectName {
     OpenaiChat,
     /// Ollama's own API.
     Ollama,
+    /// Amazon Bedrock's Converse.
+    Bedrock,
 }
 
 impl DialectName {
@@ -48,6 +51,7 @@ impl DialectName {
             Self::OpenaiCompletions => &openai_completions::OpenAiCompletions,
             Self::OpenaiChat => &openai_chat::OpenAiChat,
             Self::Ollama => &ollama::Ollama,
+            Self::Bedrock => &bedrock::Bedrock,
         }
     }
 }

@@ -9,8 +9,14 @@ pub(super) fn segment(name: &str) -> String {
 }
 
 /// A path of several segments, whose slashes and `@` stay.
+#[allow(dead_code, reason = "until the first dialect whose models have slashes in their names")]
 pub(super) fn segments(name: &str) -> String {
     encoded(name, b"/@")
+}
+
+/// A path whose segments are encoded already, encoded once more, as AWS signs it.
+pub(super) fn once_more(path: &str) -> String {
+    encoded(path, b"/")
 }
 
 fn encoded(name: &str, kept: &[u8]) -> String {
