@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod api;
 pub mod config;
+mod date;
 pub mod dialect;
 #[cfg(target_arch = "wasm32")]
 mod edge;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::api::{ApiError, Case};
+use crate::date::{date, day_of};
 use crate::gateway::{Head, Reply};
-use crate::quota::{self, Call, UsageCounts, UsageKey, UsageRow, date, day_of};
+use crate::quota::{self, Call, UsageCounts, UsageKey, UsageRow};
 
 use super::request::Query;
 use super::{AdminPlatform, List, answer, records, tenants};

@@ -4,6 +4,7 @@
 //! stands in its [`Capabilities`], which drives what requests are refused and what `/v1/models` says.
 
 mod anthropic;
+mod bedrock;
 mod capability;
 mod cohere;
 mod fault;
@@ -19,6 +20,7 @@ mod openai_wire;
 mod path;
 mod redact;
 mod share;
+mod sigv4;
 #[cfg(test)]
 mod testing;
 mod tgi;
@@ -74,6 +76,7 @@ dialects! {
     MistralFim, "mistral-fim" => mistral_fim::MistralFim, "Mistral's API for code between a prefix and a suffix.";
     LlamaCpp, "llama-cpp" => llama_cpp::LlamaCpp, "llama.cpp's server by its own routes.";
     Tgi, "tgi" => tgi::Tgi, "Text Generation Inference by its own routes.";
+    Bedrock, "bedrock" => bedrock::Bedrock, "Amazon Bedrock's Converse API.";
 }
 
 /// All that a dialect may need to write one upstream call.

@@ -14,6 +14,11 @@ pub(super) fn segments(name: &str) -> String {
     encoded(name, b"/@")
 }
 
+/// A path whose segments are encoded already, encoded once more, as AWS signs it.
+pub(super) fn once_more(path: &str) -> String {
+    encoded(path, b"/")
+}
+
 fn encoded(name: &str, kept: &[u8]) -> String {
     let mut out = String::with_capacity(name.len());
     for byte in name.bytes() {

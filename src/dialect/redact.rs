@@ -11,18 +11,22 @@ pub struct Redactor {
 }
 
 const REDACTED: &str = "[redacted]";
+/// A shorter part of a secret may well be a word that messages need.
+const MIN_PART_BYTES: usize = 8;
 /// Longer messages are cut: nobody reads them, and a header-sized answer suffices.
 const MAX_CHARS: usize = 2000;
 
 impl Redactor {
-    /// A redactor that knows what must never be seen: the upstream's key, if it has one, and its base URL; and that
-    /// calls the model by the name that the client used.
+    /// A redactor that knows what must never be seen: the upstream's key, if it has one, also in the parts that colons
+    /// make of it, as of AWS's keys, and its base URL; and that calls the model by the name that the client used.
     #[must_use]
     pub fn new(secret: Option<&str>, base_url: &str, upstream_model: &str, public_model: &str) -> Self {
         let host = base_url.split_once("://").map_or(base_url, |(_, rest)| rest);
         let host = host.split(['/', '?']).next().unwrap_or_default();
         let mut secrets = Vec::new();
-        for plain in secret.into_iter().chain([base_url, host]).filter(|secret| secret.len() > 2) {
+        let parts = secret.into_iter().flat_map(|secret| secret.split(':'));
+        let parts = parts.filter(|part| part.len() >= MIN_PART_BYTES && Some(*part) != secret);
+        for plain in secret.into_iter().chain(parts).chain([base_url, host]).filter(|secret| secret.len() > 2) {
             secrets.push(plain.to_ascii_lowercase());
             secrets.push(percent_encoded(plain).to_ascii_lowercase());
         }
@@ -133,6 +137,17 @@ mod tests {
         check("organization org-AbC123 on vllm.prod.svc:80", "organization [redacted] on [redacted]");
         check("key 'sk-proj-1234' (see docs)", "key '[redacted]' (see docs)");
         check("id 0123456789abcdef0123456789abcdef!", "id [redacted]");
+    }
+
+    #[test]
+    fn each_part_of_a_secret_of_several() {
+        let secret = "AKIDEXAMPLE:wJalr/K7MDENG+bPx:Token123==:short";
+        let redactor = Redactor::new(Some(secret), "https://m.example", "m", "m");
+        assert_eq!(
+            redactor.redact("AKIDEXAMPLE/20250102 wjalr%2FK7MDENG%2BbPx token123== short AKID"),
+            "[redacted]/20250102 [redacted] [redacted] short AKID"
+        );
+        assert_eq!(redactor.redact(secret), "[redacted]");
     }
 
     #[test]

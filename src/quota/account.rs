@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::bucket::Bucket;
 use super::limits::{Dimension, Limits, Owner};
 use super::operation::{Denial, Standing, WindowUse};
-use super::window::{Window, day_of, end_of_day_ms, end_of_month_ms, month_of};
+use super::window::Window;
+use crate::date::{day_of, end_of_day_ms, end_of_month_ms, month_of};
 
 /// How long a client is told to wait for a free place: nobody knows when a request will end.
 const CONCURRENCY_RETRY_MS: u64 = 1000;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::account::{Account, Lease, enlarge, patience};
 use super::limits::{Limits, Owner};
 use super::operation::{Decision, Entry, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
-use super::window::{date, day_of};
+use crate::date::{date, day_of};
 
 /// How long a revoked key is remembered here; by then KV and every isolate know it.
 const REVOKED_MS: u64 = 86_400_000;

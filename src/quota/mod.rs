@@ -19,4 +19,3 @@ pub use headers::{go_duration, rate_headers};
 pub use ledger::Ledger;
 pub use limits::{Dimension, Limits, MAX_LIMIT, Owner};
 pub use operation::{Decision, Denial, Entry, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
-pub(crate) use window::{date, day_of};
