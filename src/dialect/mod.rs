@@ -11,12 +11,13 @@ mod logprobs;
 mod openai_chat;
 mod openai_completions;
 mod openai_wire;
-#[allow(dead_code, reason = "until the first dialect with a model in its path")]
+#[allow(dead_code, reason = "until the first dialect with a model alone in its path")]
 mod path;
 mod redact;
 #[cfg(test)]
 mod testing;
 mod tgi;
+mod workers_ai;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -43,6 +44,8 @@ pub enum DialectName {
     LlamaCpp,
     /// Hugging Face's Text Generation Inference, by its native routes.
     Tgi,
+    /// Cloudflare's Workers AI, through a binding of the Worker's or by its REST API.
+    WorkersAi,
 }
 
 impl DialectName {
@@ -54,6 +57,7 @@ impl DialectName {
             Self::OpenaiChat => &openai_chat::OpenAiChat,
             Self::LlamaCpp => &llama_cpp::LlamaCpp,
             Self::Tgi => &tgi::Tgi,
+            Self::WorkersAi => &workers_ai::WorkersAi,
         }
     }
 }
@@ -225,6 +229,11 @@ pub trait Dialect: Sync + Debug {
     /// Reads an answer of any other status.
     fn decode_fault(&self, status: u16, body: &[u8]) -> Fault {
         Fault::of_body(status, body)
+    }
+
+    /// Reads what a binding threw in place of an answer.
+    fn decode_thrown(&self, text: &str) -> Fault {
+        Fault::nonsense(text)
     }
 }
 

@@ -97,15 +97,19 @@ impl<'a> WireChoice<'a> {
         read(places.into_iter().find(|text| full(*text)).flatten().unwrap_or_default())
     }
 
-    /// `tool_calls`, `function_call` and whatever else servers say mean that the model was done. Some servers send an
-    /// empty reason with every chunk, which is none.
     fn finish_reason(&self) -> Option<FinishReason> {
-        let reason = self.finish_reason.text().filter(|reason| !matches!(*reason, "" | "null"));
-        reason.map(|reason| match reason {
-            "length" | "max_tokens" | "model_length" => FinishReason::Length,
-            "content_filter" => FinishReason::ContentFilter,
-            _ => FinishReason::Stop,
-        })
+        self.finish_reason.text().and_then(finish_reason)
+    }
+}
+
+/// `tool_calls`, `function_call` and whatever else servers say mean that the model was done. Some servers send an empty
+/// reason with every chunk, which is none.
+pub(super) fn finish_reason(word: &str) -> Option<FinishReason> {
+    match word {
+        "" | "null" => None,
+        "length" | "max_tokens" | "model_length" => Some(FinishReason::Length),
+        "content_filter" => Some(FinishReason::ContentFilter),
+        _ => Some(FinishReason::Stop),
     }
 }
 
