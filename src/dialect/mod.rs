@@ -3,6 +3,7 @@
 //! A dialect is one file: a URL, an auth header, a request body, a framing, and three decoders. What it can carry
 //! stands in its [`Capabilities`], which drives what requests are refused and what `/v1/models` says.
 
+mod azure_openai;
 mod capability;
 mod fault;
 pub mod json;
@@ -11,7 +12,6 @@ mod logprobs;
 mod openai_chat;
 mod openai_completions;
 mod openai_wire;
-#[allow(dead_code, reason = "until the first dialect with a model alone in its path")]
 mod path;
 mod redact;
 #[cfg(test)]
@@ -46,6 +46,10 @@ pub enum DialectName {
     Tgi,
     /// Cloudflare's Workers AI, through a binding of the Worker's or by its REST API.
     WorkersAi,
+    /// Azure OpenAI's deployments of models that complete text.
+    AzureOpenai,
+    /// Azure OpenAI's deployments of models that chat only.
+    AzureOpenaiChat,
 }
 
 impl DialectName {
@@ -58,6 +62,8 @@ impl DialectName {
             Self::LlamaCpp => &llama_cpp::LlamaCpp,
             Self::Tgi => &tgi::Tgi,
             Self::WorkersAi => &workers_ai::WorkersAi,
+            Self::AzureOpenai => &azure_openai::AzureOpenAi,
+            Self::AzureOpenaiChat => &azure_openai::AzureOpenAiChat,
         }
     }
 }
