@@ -55,7 +55,7 @@ fn imports_point_towards_the_wire_vocabulary() {
     let above = [
         ("api", &["framing", "dialect", "transcode", "config", "tenant", "gateway", "admin", "edge"][..]),
         ("framing", &["api", "dialect", "transcode", "config", "tenant", "gateway", "admin", "edge"]),
-        ("dialect", &["transcode", "tenant", "gateway", "admin", "edge"]),
+        ("dialect", &["transcode", "tenant", "quota", "gateway", "admin", "edge"]),
         ("config", &["framing", "transcode", "tenant", "gateway", "admin", "edge"]),
         ("tenant", &["framing", "dialect", "transcode", "config", "gateway", "admin", "edge"]),
         ("transcode", &["config", "tenant", "gateway", "admin", "edge"]),

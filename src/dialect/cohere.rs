@@ -4,7 +4,7 @@
 //! <https://docs.cohere.com/reference/chat> and <https://docs.cohere.com/docs/streaming>, and these are worth knowing:
 //!
 //! - `p` has no value that turns it off: it goes from 0.01 to 0.99, and is 0.75 where it is left out. A `top_p` of 1 is
-//!   therefore refused like any other that cannot be sent.
+//!   our API's default, which many clients send unasked: it is left out like one that is absent.
 //! - Some models refuse both penalties in one request (<https://docs.cohere.com/errors-reference>), so one of 0, which
 //!   is none, is left out.
 //! - Log probabilities come for a chunk of text with several tokens' numbers, but without the tokens' texts
@@ -60,10 +60,11 @@ impl Dialect for Cohere {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
+        let top_p = request.top_p.filter(|top_p| *top_p < 1.0);
         let (frequency, presence) = (request.frequency_penalty, request.presence_penalty);
         let within = |value: Option<f64>, min: f64, max: f64| value.is_none_or(|value| (min..=max).contains(&value));
         for (fits, name, bounds) in [
-            (within(request.top_p, 0.01, 0.99), "top_p", "must be from 0.01 to 0.99"),
+            (within(top_p, 0.01, 0.99), "top_p", "must be from 0.01 to 0.99"),
             (within(frequency, 0.0, 1.0), "frequency_penalty", "must be from 0 to 1"),
             (within(presence, 0.0, 1.0), "presence_penalty", "must be from 0 to 1"),
             (request.seed.is_none_or(|seed| seed >= 0), "seed", "must be at least 0"),
@@ -83,7 +84,7 @@ impl Dialect for Cohere {
             .put("messages", &messages)
             .put("max_tokens", &call.max_tokens())
             .put_some("temperature", request.temperature)
-            .put_some("p", request.top_p)
+            .put_some("p", top_p)
             .put_some("seed", request.seed)
             .put_some("frequency_penalty", penalty("frequency_penalty", frequency))
             .put_some("presence_penalty", penalty("presence_penalty", presence))

@@ -4,6 +4,7 @@
 //! stands in its [`Capabilities`], which drives what requests are refused and what `/v1/models` says.
 
 mod anthropic;
+mod azure_openai;
 mod bedrock;
 mod capability;
 mod cohere;
@@ -24,6 +25,7 @@ mod sigv4;
 #[cfg(test)]
 mod testing;
 mod tgi;
+mod workers_ai;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -77,6 +79,9 @@ dialects! {
     LlamaCpp, "llama-cpp" => llama_cpp::LlamaCpp, "llama.cpp's server by its own routes.";
     Tgi, "tgi" => tgi::Tgi, "Text Generation Inference by its own routes.";
     Bedrock, "bedrock" => bedrock::Bedrock, "Amazon Bedrock's Converse API.";
+    AzureOpenai, "azure-openai" => azure_openai::AzureOpenAi, "Azure OpenAI's completions route.";
+    AzureOpenaiChat, "azure-openai-chat" => azure_openai::AzureOpenAiChat, "Azure OpenAI's chat route.";
+    WorkersAi, "workers-ai" => workers_ai::WorkersAi, "Cloudflare Workers AI, by its binding or its REST API.";
 }
 
 /// All that a dialect may need to write one upstream call.
@@ -262,6 +267,11 @@ pub trait Dialect: Sync + Debug {
     /// Reads an answer of any other status.
     fn decode_fault(&self, status: u16, body: &[u8]) -> Fault {
         Fault::of_body(status, body)
+    }
+
+    /// Reads what a binding threw in place of an answer.
+    fn decode_thrown(&self, text: &str) -> Fault {
+        Fault::nonsense(text)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct OpenAiChat;
 
-static CAPABILITIES: Capabilities = Capabilities {
+pub(super) static CAPABILITIES: Capabilities = Capabilities {
     exceptions: &[
         (Parameter::PromptArray, Support::Emulated),
         (Parameter::PromptTokens, Support::Unsupported),
@@ -36,6 +36,31 @@ struct Message<'a> {
     content: &'a str,
 }
 
+/// The body for `/chat/completions`, wherever that is.
+pub(super) fn body(call: &Call<'_>) -> Object {
+    let request = call.request;
+    let system = call.model.system.as_deref().map(|content| Message { role: "system", content });
+    let user = Message { role: "user", content: call.prompt_text() };
+    let messages: Vec<Message<'_>> = system.into_iter().chain([user]).collect();
+    let mut body = Object::new();
+    body.put("model", &call.target.model)
+        .put("messages", &messages)
+        .put(call.upstream.max_tokens_field.as_str(), &call.max_tokens())
+        .put_some("temperature", request.temperature)
+        .put_some("top_p", request.top_p)
+        .put_if(request.n != 1, "n", request.n)
+        .put_if(request.logprobs.is_some(), "logprobs", true)
+        .put_some("top_logprobs", request.logprobs)
+        .put_if(!request.stop.is_empty(), "stop", &request.stop)
+        .put_some("seed", request.seed)
+        .put_some("frequency_penalty", request.frequency_penalty)
+        .put_some("presence_penalty", request.presence_penalty)
+        .put_some("logit_bias", request.logit_bias)
+        .put_some("user", request.user.as_ref());
+    put_stream(&mut body, call);
+    body
+}
+
 impl Dialect for OpenAiChat {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
@@ -46,27 +71,7 @@ impl Dialect for OpenAiChat {
     }
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
-        let request = call.request;
-        let system = call.model.system.as_deref().map(|content| Message { role: "system", content });
-        let user = Message { role: "user", content: call.prompt_text() };
-        let messages: Vec<Message<'_>> = system.into_iter().chain([user]).collect();
-        let mut body = Object::new();
-        body.put("model", &call.target.model)
-            .put("messages", &messages)
-            .put(call.upstream.max_tokens_field.as_str(), &call.max_tokens())
-            .put_some("temperature", request.temperature)
-            .put_some("top_p", request.top_p)
-            .put_if(request.n != 1, "n", request.n)
-            .put_if(request.logprobs.is_some(), "logprobs", true)
-            .put_some("top_logprobs", request.logprobs)
-            .put_if(!request.stop.is_empty(), "stop", &request.stop)
-            .put_some("seed", request.seed)
-            .put_some("frequency_penalty", request.frequency_penalty)
-            .put_some("presence_penalty", request.presence_penalty)
-            .put_some("logit_bias", request.logit_bias)
-            .put_some("user", request.user.as_ref());
-        put_stream(&mut body, call);
-        Ok(call.post("/chat/completions", call.bearer(), body))
+        Ok(call.post("/chat/completions", call.bearer(), body(call)))
     }
 
     fn decoder(&self) -> Box<dyn StreamDecoder> {

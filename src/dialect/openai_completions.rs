@@ -14,7 +14,8 @@ use super::{Call, Capabilities, Dialect, Fault, Stops, StreamDecoder, UpstreamRe
 #[derive(Debug)]
 pub(super) struct OpenAiCompletions;
 
-static CAPABILITIES: Capabilities = Capabilities { exceptions: &[], unknown_parameters: true, stops: Stops::NATIVE };
+pub(super) static CAPABILITIES: Capabilities =
+    Capabilities { exceptions: &[], unknown_parameters: true, stops: Stops::NATIVE };
 
 /// `stream_options` for an upstream that knows them.
 pub(super) fn put_stream(body: &mut Object, call: &Call<'_>) {
@@ -28,6 +29,35 @@ pub(super) fn put_stream(body: &mut Object, call: &Call<'_>) {
     }
 }
 
+/// The body for `/completions`, wherever that is.
+pub(super) fn body(call: &Call<'_>) -> Object {
+    let request = call.request;
+    let mut body = Object::new();
+    body.put("model", &call.target.model)
+        .put("prompt", &request.prompt)
+        .put("max_tokens", &call.max_tokens())
+        .put_some("temperature", request.temperature)
+        .put_some("top_p", request.top_p)
+        .put_if(request.n != 1, "n", request.n)
+        .put_some("best_of", request.best_of)
+        .put_if(request.echo, "echo", true)
+        .put_some("logprobs", request.logprobs)
+        .put_if(!request.stop.is_empty(), "stop", &request.stop)
+        .put_some("suffix", request.suffix.as_ref())
+        .put_some("seed", request.seed)
+        .put_some("frequency_penalty", request.frequency_penalty)
+        .put_some("presence_penalty", request.presence_penalty)
+        .put_some("logit_bias", request.logit_bias)
+        .put_some("user", request.user.as_ref());
+    put_stream(&mut body, call);
+    // Of what the API does not know the operator's own fields stand before the client's.
+    let unknown = request.extra.iter().filter(|(name, _)| !call.model.body.contains_key(&**name));
+    for (name, value) in unknown {
+        body.put(name, value);
+    }
+    body
+}
+
 impl Dialect for OpenAiCompletions {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
@@ -38,31 +68,7 @@ impl Dialect for OpenAiCompletions {
     }
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
-        let request = call.request;
-        let mut body = Object::new();
-        body.put("model", &call.target.model)
-            .put("prompt", &request.prompt)
-            .put("max_tokens", &call.max_tokens())
-            .put_some("temperature", request.temperature)
-            .put_some("top_p", request.top_p)
-            .put_if(request.n != 1, "n", request.n)
-            .put_some("best_of", request.best_of)
-            .put_if(request.echo, "echo", true)
-            .put_some("logprobs", request.logprobs)
-            .put_if(!request.stop.is_empty(), "stop", &request.stop)
-            .put_some("suffix", request.suffix.as_ref())
-            .put_some("seed", request.seed)
-            .put_some("frequency_penalty", request.frequency_penalty)
-            .put_some("presence_penalty", request.presence_penalty)
-            .put_some("logit_bias", request.logit_bias)
-            .put_some("user", request.user.as_ref());
-        put_stream(&mut body, call);
-        // Of what the API does not know the operator's own fields stand before the client's.
-        let unknown = request.extra.iter().filter(|(name, _)| !call.model.body.contains_key(&**name));
-        for (name, value) in unknown {
-            body.put(name, value);
-        }
-        Ok(call.post("/completions", call.bearer(), body))
+        Ok(call.post("/completions", call.bearer(), body(call)))
     }
 
     fn decoder(&self) -> Box<dyn StreamDecoder> {

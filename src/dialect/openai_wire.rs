@@ -90,20 +90,24 @@ impl WireChoice<'_> {
         read(&texts.find(|text| !text.is_empty()).unwrap_or_default())
     }
 
-    /// `tool_calls`, `function_call` and whatever else servers say mean that the model was done. Some servers send an
-    /// empty reason with every chunk, which is none.
     fn finish_reason(&self) -> Option<FinishReason> {
-        let reason = self.finish_reason.text().filter(|reason| !matches!(*reason, "" | "null" | "error"));
-        reason.map(|reason| match reason {
-            "length" | "max_tokens" | "model_length" => FinishReason::Length,
-            "content_filter" => FinishReason::ContentFilter,
-            _ => FinishReason::Stop,
-        })
+        self.finish_reason.text().filter(|reason| *reason != "error").and_then(finish_reason)
     }
 
     /// The failure of a choice that finished with an error, as Mistral's do: it is not complete, whatever text it has.
     fn failure(&self) -> Option<Fault> {
         (self.finish_reason.text() == Some("error")).then(|| Fault::nonsense("a choice finished with an error"))
+    }
+}
+
+/// `tool_calls`, `function_call` and whatever else servers say mean that the model was done. Some servers send an empty
+/// reason with every chunk, which is none.
+pub(super) fn finish_reason(word: &str) -> Option<FinishReason> {
+    match word {
+        "" | "null" => None,
+        "length" | "max_tokens" | "model_length" => Some(FinishReason::Length),
+        "content_filter" => Some(FinishReason::ContentFilter),
+        _ => Some(FinishReason::Stop),
     }
 }
 

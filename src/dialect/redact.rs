@@ -4,7 +4,7 @@
 /// Cleans messages of one upstream.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor {
-    /// In lower case: the upstream's key and host, also percent-encoded.
+    /// In lower case: the upstream's key, host and account, also percent-encoded.
     secrets: Vec<String>,
     /// The upstream's name for the model, and ours.
     model: Option<(String, String)>,
@@ -23,10 +23,14 @@ impl Redactor {
     pub fn new(secret: Option<&str>, base_url: &str, upstream_model: &str, public_model: &str) -> Self {
         let host = base_url.split_once("://").map_or(base_url, |(_, rest)| rest);
         let host = host.split(['/', '?']).next().unwrap_or_default();
+        // An account's number in the path. Words of a route are shorter, or have no digit.
+        let is_account = |part: &&str| part.len() >= 16 && part.bytes().any(|byte| byte.is_ascii_digit());
+        let accounts = base_url.split('/').skip(3).filter(is_account);
         let mut secrets = Vec::new();
         let parts = secret.into_iter().flat_map(|secret| secret.split(':'));
         let parts = parts.filter(|part| part.len() >= MIN_PART_BYTES && Some(*part) != secret);
-        for plain in secret.into_iter().chain(parts).chain([base_url, host]).filter(|secret| secret.len() > 2) {
+        let plains = secret.into_iter().chain(parts).chain([base_url, host]).chain(accounts);
+        for plain in plains.filter(|secret| secret.len() > 2) {
             secrets.push(plain.to_ascii_lowercase());
             secrets.push(percent_encoded(plain).to_ascii_lowercase());
         }
@@ -148,6 +152,14 @@ mod tests {
             "[redacted]/20250102 [redacted] [redacted] short AKID"
         );
         assert_eq!(redactor.redact(secret), "[redacted]");
+    }
+
+    #[test]
+    fn an_account_in_the_path_is_nobodys_business() {
+        let url = "https://api.example.net/client/v4/accounts/account-0123456789/ai";
+        let redactor = Redactor::new(None, url, "m", "m");
+        let message = "client v4 accounts: Account-0123456789 may not use api.example.net/client";
+        assert_eq!(redactor.redact(message), "client v4 accounts: [redacted] may not use [redacted]/client");
     }
 
     #[test]

@@ -207,8 +207,9 @@ export function cancelCalls(request) {
   for (const controller of calls.get(request) ?? []) controller.abort();
 }
 
-// Calls an upstream and waits for its headers. The call ends when the client goes away, at any time.
-export async function callUpstream(url, headers, body, timeoutMs, request, ctx) {
+// Calls an upstream and waits for its headers. The call ends when the client goes away, at any time. `send` is given
+// the signal that ends it.
+async function call(send, timeoutMs, request, ctx) {
   const controller = new AbortController();
   if (calls.has(request)) calls.get(request).push(controller);
   else calls.set(request, [controller]);
@@ -221,14 +222,30 @@ export async function callUpstream(url, headers, body, timeoutMs, request, ctx) 
     controller.abort();
   }, timeoutMs);
   try {
-    const init = { method: "POST", headers: pairs(headers), body, redirect: "manual", signal: controller.signal };
-    return new Upstream(await fetch(url, init), client, ctx);
+    return new Upstream(await send(controller.signal), client, ctx);
   } catch (error) {
     if (client.aborted) throw GONE;
     throw timedOut ? TIMEOUT : String(error?.message ?? error);
   } finally {
     clearTimeout(timer);
   }
+}
+
+// Calls an upstream by its URL.
+export function callUpstream(url, headers, body, timeoutMs, request, ctx) {
+  const send = (signal) => fetch(url, { method: "POST", headers: pairs(headers), body, redirect: "manual", signal });
+  return call(send, timeoutMs, request, ctx);
+}
+
+// Calls a model through the Worker's binding to Workers AI. A raw response comes whatever its status. The runtime
+// documents neither `signal` nor `extraHeaders`, and takes both (cloudflare/workerd, src/cloudflare/internal/ai-api.ts).
+export function callAi(env, binding, model, headers, body, timeoutMs, request, ctx) {
+  const send = async (signal) => {
+    if (!env[binding]) throw `there is no binding ${binding}`;
+    const extraHeaders = Object.fromEntries(pairs(headers));
+    return env[binding].run(model, JSON.parse(body), { returnRawResponse: true, signal, extraHeaders });
+  };
+  return call(send, timeoutMs, request, ctx);
 }
 
 // Keeps a request's context alive until the returned function is called. Without, the runtime drops the context as soon

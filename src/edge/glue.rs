@@ -30,6 +30,19 @@ extern "C" {
         ctx: &JsValue,
     ) -> Result<JsValue, JsValue>;
 
+    /// The same through the binding to Workers AI of that name.
+    #[wasm_bindgen(catch, js_name = callAi)]
+    pub(super) async fn call_ai(
+        env: &Env,
+        binding: &str,
+        model: &str,
+        headers: &str,
+        body: &str,
+        timeout_ms: u32,
+        request: &web_sys::Request,
+        ctx: &JsValue,
+    ) -> Result<JsValue, JsValue>;
+
     /// Breaks off what is still going on of the request's calls.
     #[wasm_bindgen(js_name = cancelCalls)]
     pub(super) fn cancel_calls(request: &web_sys::Request);

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use wasm_bindgen::{JsCast as _, JsValue};
 use worker::{Context, Date, Env, RateLimiter, console_warn, web_sys};
 
-use crate::dialect::UpstreamRequest;
+use crate::dialect::{Destination, UpstreamRequest};
 use crate::gateway::{CallError, Platform, ReadError, Settlement, UpstreamBody, UpstreamResponse};
 use crate::quota::{Call, Reply as LedgerReply, Settle};
 
@@ -88,15 +88,24 @@ impl Platform for EdgePlatform {
         for (name, value) in &request.headers {
             headers.extend([name, "\n", value, "\n"]);
         }
-        let body = js_sys::Uint8Array::from(request.body.as_slice());
-        let ctx: &JsValue = self.ctx.as_ref().as_ref();
-        let called = glue::call_upstream(request.url(), &headers, body, timeout_ms, &self.request, ctx).await;
+        let (ctx, client): (&JsValue, _) = (self.ctx.as_ref().as_ref(), &self.request);
+        let called = match &request.destination {
+            Destination::Url(url) => {
+                let body = js_sys::Uint8Array::from(request.body.as_slice());
+                glue::call_upstream(url, &headers, body, timeout_ms, client, ctx).await
+            }
+            Destination::Ai { binding, model } => {
+                let body = String::from_utf8_lossy(&request.body);
+                glue::call_ai(&self.env, binding, model, &headers, &body, timeout_ms, client, ctx).await
+            }
+        };
         let upstream: JsUpstream = match called {
             Ok(upstream) => upstream.unchecked_into(),
             Err(thrown) => {
                 return Err(match text_of(&thrown) {
                     text if text == "timeout" => CallError::Timeout,
                     text if text == "gone" => CallError::ClientGone,
+                    text if matches!(request.destination, Destination::Ai { .. }) => CallError::Threw(text),
                     text => CallError::Unreachable(text),
                 });
             }

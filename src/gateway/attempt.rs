@@ -149,6 +149,7 @@ impl<'a> Attempts<'a> {
     ) -> Result<Part<P::Body>, Failed> {
         let Prepared { name, upstream, dialect, redactor, .. } = prepared;
         let response = platform.call(call, upstream.headers_timeout_ms).await.map_err(|error| match error {
+            CallError::Threw(text) => failed(platform, name, dialect.decode_thrown(&text), redactor),
             CallError::Unreachable(why) => {
                 platform.warn(&format!("upstream `{name}` cannot be reached: {why}"));
                 Failed::retryable(ApiError::upstream("The upstream of this model cannot be reached."))
@@ -174,15 +175,7 @@ impl<'a> Attempts<'a> {
                 let usage = crate::api::Usage { prompt_tokens: share.estimated_prompt_tokens, completion_tokens: 0 };
                 Err(Failed::client_gone(Some(Outcome { failure: None, usage, reported: false })))
             }
-            Err(Unanswered::Fault(fault)) => {
-                let retryable = fault.is_retryable();
-                if retryable {
-                    // A client's own mistake is no news, and its words are none of the log's business.
-                    let message = redactor.redact(&fault.message);
-                    platform.warn(&format!("upstream `{name}` failed with {}: {message}", fault.status));
-                }
-                Err(Failed { error: fault.into_api_error(redactor), retryable, outcome: None })
-            }
+            Err(Unanswered::Fault(fault)) => Err(failed(platform, name, fault, redactor)),
         }
     }
 
@@ -210,6 +203,17 @@ impl<'a> Attempts<'a> {
         let CompletionRequest { include_usage, include_obfuscation, .. } = *self.request;
         ChunkWriter::new(self.head, self.format, include_usage, include_obfuscation)
     }
+}
+
+/// What a fault means here; the operator's log is told of it.
+fn failed<P: Platform>(platform: &P, name: &str, fault: Fault, redactor: &Redactor) -> Failed {
+    let retryable = fault.is_retryable();
+    if retryable {
+        // A client's own mistake is no news, and its words are none of the log's business.
+        let message = redactor.redact(&fault.message);
+        platform.warn(&format!("upstream `{name}` failed with {}: {message}", fault.status));
+    }
+    Failed { error: fault.into_api_error(redactor), retryable, outcome: None }
 }
 
 /// Reads streams up to their first chunk. Until there is something to send, the client has no status yet, and the next

@@ -82,6 +82,8 @@ pub struct UpstreamResponse<B> {
 pub enum CallError {
     /// No connection, or none that lasted. The text is for the log.
     Unreachable(String),
+    /// A binding threw this.
+    Threw(String),
     /// The time was up.
     Timeout,
     /// The client went away; there is nobody to answer.
