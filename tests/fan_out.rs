@@ -168,3 +168,18 @@ fn more_calls_than_the_configuration_allows_are_refused_before_anything_is_spent
     assert_eq!((received.status, received.json()["error"]["param"].clone()), (400, json!("prompt")));
     assert!(world.ledger_calls.borrow().iter().all(|(_, call)| !matches!(call, Call::Reserve(_))));
 }
+
+#[test]
+fn pitfall_40_what_the_gateway_cannot_echo_is_refused() {
+    let config = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/config.json")).unwrap();
+    for (model, with) in [
+        ("anthropic", r#""prompt":[1,2]"#),
+        ("llama-cpp", r#""prompt":[1,2]"#),
+        ("tgi", r#""prompt":"p","logprobs":1"#),
+    ] {
+        let world = World::default();
+        world.put("config", &config);
+        let received = world.complete(&format!(r#"{{"model":"{model}","echo":true,{with}}}"#));
+        assert_eq!(received.json()["error"]["code"], "unsupported_parameter", "{model}: {}", received.body);
+    }
+}

@@ -139,12 +139,16 @@ fn asked(request: &CompletionRequest<'_>) -> impl Iterator<Item = (Parameter, &'
 
 /// Refuses what the dialect cannot carry; nothing is dropped silently.
 pub fn refuse_unsupported(request: &CompletionRequest<'_>, capabilities: &Capabilities) -> Result<(), ApiError> {
-    // What the gateway says itself has no log probabilities.
-    if request.echo && request.logprobs.is_some() && capabilities.support(Parameter::Echo) == Support::Emulated {
-        let model = &request.model;
-        let message =
-            format!("Unsupported parameter: 'echo' with 'logprobs' is not supported with the model `{model}`.");
-        return Err(ApiError::new(Case::UnsupportedParameter, message).about("echo"));
+    // The gateway can say a text itself, but not its tokens' log probabilities, nor the text of token numbers.
+    if request.echo && capabilities.support(Parameter::Echo) == Support::Emulated {
+        let tokens = matches!(request.prompt, Prompt::Tokens(_) | Prompt::TokenLists(_));
+        let with = [(request.logprobs.is_some(), "'logprobs'"), (tokens, "a prompt of token numbers")];
+        if let Some((_, with)) = with.into_iter().find(|(asked, _)| *asked) {
+            let model = &request.model;
+            let message =
+                format!("Unsupported parameter: 'echo' with {with} is not supported with the model `{model}`.");
+            return Err(ApiError::new(Case::UnsupportedParameter, message).about("echo"));
+        }
     }
     for (parameter, name) in asked(request) {
         if capabilities.support(parameter) == Support::Unsupported {

@@ -71,17 +71,17 @@ dialects! {
     OpenaiCompletions, "openai-completions" => openai_completions::OpenAiCompletions,
         "Upstreams that serve `/v1/completions` themselves.";
     OpenaiChat, "openai-chat" => openai_chat::OpenAiChat, "Upstreams that serve `/v1/chat/completions` only.";
-    Anthropic, "anthropic" => anthropic::Anthropic, "Anthropic's Messages API.";
-    Gemini, "gemini" => gemini::Gemini, "Google's Gemini API.";
-    Ollama, "ollama" => ollama::Ollama, "Ollama's own API.";
-    Cohere, "cohere" => cohere::Cohere, "Cohere's Chat API, version 2.";
-    MistralFim, "mistral-fim" => mistral_fim::MistralFim, "Mistral's API for code between a prefix and a suffix.";
-    LlamaCpp, "llama-cpp" => llama_cpp::LlamaCpp, "llama.cpp's server by its own routes.";
-    Tgi, "tgi" => tgi::Tgi, "Text Generation Inference by its own routes.";
-    Bedrock, "bedrock" => bedrock::Bedrock, "Amazon Bedrock's Converse API.";
     AzureOpenai, "azure-openai" => azure_openai::AzureOpenAi, "Azure OpenAI's completions route.";
     AzureOpenaiChat, "azure-openai-chat" => azure_openai::AzureOpenAiChat, "Azure OpenAI's chat route.";
+    Anthropic, "anthropic" => anthropic::Anthropic, "Anthropic's Messages API.";
+    Gemini, "gemini" => gemini::Gemini, "Google's Gemini API.";
+    Bedrock, "bedrock" => bedrock::Bedrock, "Amazon Bedrock's Converse API.";
+    Cohere, "cohere" => cohere::Cohere, "Cohere's Chat API, version 2.";
+    MistralFim, "mistral-fim" => mistral_fim::MistralFim, "Mistral's API for code between a prefix and a suffix.";
     WorkersAi, "workers-ai" => workers_ai::WorkersAi, "Cloudflare Workers AI, by its binding or its REST API.";
+    Ollama, "ollama" => ollama::Ollama, "Ollama's own API.";
+    LlamaCpp, "llama-cpp" => llama_cpp::LlamaCpp, "llama.cpp's server by its own routes.";
+    Tgi, "tgi" => tgi::Tgi, "Text Generation Inference by its own routes.";
 }
 
 /// All that a dialect may need to write one upstream call.
