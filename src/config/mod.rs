@@ -3,12 +3,15 @@
 //! It is one JSON document under the KV key `config`, parsed and checked whole. A document with any fault is refused
 //! with the reason; a field that the gateway does not know is a fault too, since a misspelt limit is no limit.
 
+mod model;
+mod upstream;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::api::ChunkFormat;
-use crate::dialect::{DialectName, Options};
+pub use model::{Model, Target};
+pub use upstream::{MaxTokensField, Upstream};
 
 /// A checked configuration: every target names an upstream that exists, and every URL is one.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,107 +32,6 @@ pub struct GatewayConfig {
     /// How quotas are kept.
     #[serde(default)]
     pub quota: Quota,
-}
-
-/// A server that models live on.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// How it speaks.
-    pub dialect: DialectName,
-    /// `http` or `https`, up to and without the route; no slash at the end. Empty where there is a `binding`.
-    #[serde(default)]
-    pub base_url: String,
-    /// The name of the Worker's binding through which it is called, in place of a URL; for `workers-ai` alone.
-    #[serde(default)]
-    pub binding: Option<String>,
-    /// Azure's `api-version`, where it wants one.
-    #[serde(default)]
-    pub api_version: Option<String>,
-    /// The AWS region to sign calls for. The secret is then `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, with `:SESSION_TOKEN`
-    /// behind it for temporary keys. Without a region the secret is a bearer key.
-    #[serde(default)]
-    pub region: Option<String>,
-    /// The name of the Worker secret that holds its key. Without it, calls go out unauthenticated.
-    #[serde(default)]
-    pub key: Option<String>,
-    /// Whether streams are asked for usage with `stream_options`.
-    #[serde(default = "yes")]
-    pub stream_usage: bool,
-    /// What the chat route calls its bound on tokens.
-    #[serde(default)]
-    pub max_tokens_field: MaxTokensField,
-    /// Milliseconds until its headers must have come.
-    #[serde(default = "default_headers_timeout_ms")]
-    pub headers_timeout_ms: u32,
-}
-
-/// The two names that chat servers have for one parameter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MaxTokensField {
-    /// What nearly all servers know.
-    #[default]
-    MaxTokens,
-    /// What OpenAI's newer models insist on.
-    MaxCompletionTokens,
-}
-
-impl MaxTokensField {
-    /// The name on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::MaxTokens => "max_tokens",
-            Self::MaxCompletionTokens => "max_completion_tokens",
-        }
-    }
-}
-
-/// A model that clients may ask for.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Model {
-    /// Where it is served; at least one. They are tried by their order, and by their weight within one order, until
-    /// one answers.
-    pub targets: Vec<Target>,
-    /// `max_tokens` where a request has none.
-    #[serde(default = "default_max_tokens")]
-    pub default_max_tokens: u32,
-    /// The format of chunks, where neither the request nor the key says one.
-    #[serde(default)]
-    pub chunk_format: Option<ChunkFormat>,
-    /// A system message for chat upstreams.
-    #[serde(default)]
-    pub system: Option<String>,
-    /// Headers that calls for this model have besides the dialect's own; names in lower case.
-    #[serde(default)]
-    pub headers: BTreeMap<String, String>,
-    /// Fields that the bodies of calls for this model have besides those that the dialect writes.
-    #[serde(default)]
-    pub body: serde_json::Map<String, serde_json::Value>,
-    /// For `/v1/models`.
-    #[serde(default = "default_owner")]
-    pub owned_by: String,
-    /// Seconds since 1970, for `/v1/models`.
-    #[serde(default)]
-    pub created: u64,
-}
-
-/// One place where a model is served.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Target {
-    /// The name of the upstream.
-    pub upstream: String,
-    /// The upstream's name for the model.
-    pub model: String,
-    /// Lower ones are tried first. Without, it is the target's place in the list, from 0.
-    #[serde(default)]
-    pub order: Option<u32>,
-    /// How large a share of the requests it gets first, among the targets of its order: 1 to 1000.
-    #[serde(default = "default_weight")]
-    pub weight: u32,
 }
 
 /// The largest of the limits in bytes: an isolate has 128 MB for all its requests together.
@@ -209,26 +111,6 @@ impl Cors {
     }
 }
 
-const fn yes() -> bool {
-    true
-}
-
-const fn default_headers_timeout_ms() -> u32 {
-    60_000
-}
-
-const fn default_weight() -> u32 {
-    1
-}
-
-const fn default_max_tokens() -> u32 {
-    16
-}
-
-fn default_owner() -> String {
-    "completions-edge".to_owned()
-}
-
 impl GatewayConfig {
     /// Reads and checks a document. The error says what is wrong, and where.
     pub fn parse(document: &[u8]) -> Result<Self, String> {
@@ -248,22 +130,7 @@ impl GatewayConfig {
             if name.is_empty() || name.chars().count() > 256 {
                 return Err(format!("models.{name}: a model's name has 1 to 256 characters"));
             }
-            if model.targets.is_empty() {
-                return Err(format!("models.{name}.targets: expected at least one target"));
-            }
-            if model.default_max_tokens == 0 {
-                return Err(format!("models.{name}.default_max_tokens: expected at least 1"));
-            }
-            for (header, value) in &model.headers {
-                check_header(header, value).map_err(|why| format!("models.{name}.headers.{header}: {why}"))?;
-            }
-            for (i, target) in model.targets.iter().enumerate() {
-                if !self.upstreams.contains_key(&target.upstream) {
-                    let upstream = &target.upstream;
-                    return Err(format!("models.{name}.targets[{i}].upstream: there is no upstream `{upstream}`"));
-                }
-                target.check().map_err(|why| format!("models.{name}.targets[{i}].{why}"))?;
-            }
+            model.check(&self.upstreams).map_err(|why| format!("models.{name}.{why}"))?;
         }
         let Quota { reserve_timeout_ms, lease_ms, .. } = self.quota;
         if reserve_timeout_ms == 0 {
@@ -287,117 +154,6 @@ impl GatewayConfig {
                 return Err(format!("limits.{name}: expected 1024 to {MAX_BYTES}, but got {value}"));
             }
         }
-        Ok(())
-    }
-}
-
-impl Upstream {
-    /// The fault, beginning with the field that has it.
-    fn check(&self) -> Result<(), String> {
-        let dialect = self.dialect.name();
-        let Options { api_version, region, binding } = self.dialect.dialect().options();
-        let misplaced = [
-            ("api_version", self.api_version.is_some() && !api_version),
-            ("region", self.region.is_some() && !region),
-            ("binding", self.binding.is_some() && !binding),
-        ];
-        if let Some((field, _)) = misplaced.into_iter().find(|(_, misplaced)| *misplaced) {
-            return Err(format!("{field}: the dialect `{dialect}` has no use for it"));
-        }
-        if api_version && self.api_version.is_none() {
-            return Err(format!("api_version: the dialect `{dialect}` needs it"));
-        }
-        for (field, value) in [("api_version", &self.api_version), ("region", &self.region), ("binding", &self.binding)]
-        {
-            let word = |value: &str| value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-            if value.as_deref().is_some_and(|value| value.is_empty() || !word(value)) {
-                return Err(format!("{field}: expected letters, digits, '-', '_' and '.'"));
-            }
-        }
-        if self.binding.is_none() {
-            check_base_url(&self.base_url).map_err(|why| format!("base_url: {why}"))?;
-        } else if !self.base_url.is_empty() {
-            return Err("base_url: there is a binding already".to_owned());
-        }
-        if self.key.as_deref() == Some("") {
-            return Err("key: expected the name of a secret, but it is empty".to_owned());
-        }
-        if self.region.is_some() && self.key.is_none() {
-            return Err("key: a region is there to sign calls for, and to sign takes a key".to_owned());
-        }
-        if self.headers_timeout_ms == 0 {
-            return Err("headers_timeout_ms: expected at least 1".to_owned());
-        }
-        Ok(())
-    }
-}
-
-impl Target {
-    /// The fault, beginning with the field that has it.
-    fn check(&self) -> Result<(), String> {
-        // It may stand in a path: what makes a segment is encoded, and these would still not be one.
-        let bad = |segment: &str| matches!(segment, "" | "." | "..");
-        if self.model.split('/').any(bad) || self.model.contains(char::is_control) {
-            return Err("model: expected a name without empty parts, '.', '..' or control characters".to_owned());
-        }
-        if !(1..=MAX_WEIGHT).contains(&self.weight) {
-            return Err(format!("weight: expected 1 to {MAX_WEIGHT}, but got {}", self.weight));
-        }
-        Ok(())
-    }
-}
-
-/// The largest weight of a target.
-const MAX_WEIGHT: u32 = 1000;
-
-/// Headers that are not the operator's to set: those of the connection, of the message's form, and of whoever calls.
-/// The upstream's key is a secret, and has no place in the configuration.
-const RESERVED_HEADERS: [&str; 18] = [
-    "accept",
-    "accept-encoding",
-    "api-key",
-    "authorization",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "cookie",
-    "expect",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-api-key",
-    "x-goog-api-key",
-];
-
-fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
-    // RFC 9110, 5.1 and 5.5.
-    let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || !name.bytes().all(token) {
-        Err("expected a header's name in lower case")
-    } else if RESERVED_HEADERS.contains(&name) || name.starts_with("proxy-") || name.starts_with("x-amz-") {
-        Err("this header is the gateway's own")
-    } else if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-        Err("expected printable ASCII")
-    } else {
-        Ok(())
-    }
-}
-
-/// What goes before a route: `http` or `https`, a host, perhaps a path; nothing that would swallow the route.
-fn check_base_url(url: &str) -> Result<(), &'static str> {
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let rest = rest.ok_or("expected http:// or https://")?;
-    if rest.is_empty() || rest.starts_with(['/', ':']) {
-        Err("expected a host")
-    } else if rest.ends_with('/') {
-        Err("expected no slash at the end")
-    } else if rest.contains(['?', '#', '@', '\\']) || rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        Err("expected no query, fragment, user or white space")
-    } else {
         Ok(())
     }
 }
@@ -432,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_checked_in_default_is_good() {
-        GatewayConfig::parse(include_bytes!("../config/dev.json")).unwrap();
+        GatewayConfig::parse(include_bytes!("../../config/dev.json")).unwrap();
     }
 
     #[test]

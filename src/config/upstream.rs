@@ -1,0 +1,124 @@
+//! A server that models live on.
+
+use serde::Deserialize;
+
+use crate::dialect::{DialectName, Options};
+
+/// A server that models live on.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// How it speaks.
+    pub dialect: DialectName,
+    /// `http` or `https`, up to and without the route; no slash at the end. Empty where there is a `binding`.
+    #[serde(default)]
+    pub base_url: String,
+    /// The name of the Worker's binding through which it is called, in place of a URL; for `workers-ai` alone.
+    #[serde(default)]
+    pub binding: Option<String>,
+    /// Azure's `api-version`, where it wants one.
+    #[serde(default)]
+    pub api_version: Option<String>,
+    /// The AWS region to sign calls for. The secret is then `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, with `:SESSION_TOKEN`
+    /// behind it for temporary keys. Without a region the secret is a bearer key.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// The name of the Worker secret that holds its key. Without it, calls go out unauthenticated.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Whether streams are asked for usage with `stream_options`.
+    #[serde(default = "yes")]
+    pub stream_usage: bool,
+    /// What the chat route calls its bound on tokens.
+    #[serde(default)]
+    pub max_tokens_field: MaxTokensField,
+    /// Milliseconds until its headers must have come.
+    #[serde(default = "default_headers_timeout_ms")]
+    pub headers_timeout_ms: u32,
+}
+
+/// The two names that chat servers have for one parameter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxTokensField {
+    /// What nearly all servers know.
+    #[default]
+    MaxTokens,
+    /// What OpenAI's newer models insist on.
+    MaxCompletionTokens,
+}
+
+impl MaxTokensField {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn default_headers_timeout_ms() -> u32 {
+    60_000
+}
+
+impl Upstream {
+    /// The fault, beginning with the field that has it.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let dialect = self.dialect.name();
+        let Options { api_version, region, binding } = self.dialect.dialect().options();
+        let misplaced = [
+            ("api_version", self.api_version.is_some() && !api_version),
+            ("region", self.region.is_some() && !region),
+            ("binding", self.binding.is_some() && !binding),
+        ];
+        if let Some((field, _)) = misplaced.into_iter().find(|(_, misplaced)| *misplaced) {
+            return Err(format!("{field}: the dialect `{dialect}` has no use for it"));
+        }
+        if api_version && self.api_version.is_none() {
+            return Err(format!("api_version: the dialect `{dialect}` needs it"));
+        }
+        for (field, value) in [("api_version", &self.api_version), ("region", &self.region), ("binding", &self.binding)]
+        {
+            let word = |value: &str| value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            if value.as_deref().is_some_and(|value| value.is_empty() || !word(value)) {
+                return Err(format!("{field}: expected letters, digits, '-', '_' and '.'"));
+            }
+        }
+        if self.binding.is_none() {
+            check_base_url(&self.base_url).map_err(|why| format!("base_url: {why}"))?;
+        } else if !self.base_url.is_empty() {
+            return Err("base_url: there is a binding already".to_owned());
+        }
+        if self.key.as_deref() == Some("") {
+            return Err("key: expected the name of a secret, but it is empty".to_owned());
+        }
+        if self.region.is_some() && self.key.is_none() {
+            return Err("key: a region is there to sign calls for, and to sign takes a key".to_owned());
+        }
+        if self.headers_timeout_ms == 0 {
+            return Err("headers_timeout_ms: expected at least 1".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What goes before a route: `http` or `https`, a host, perhaps a path; nothing that would swallow the route.
+fn check_base_url(url: &str) -> Result<(), &'static str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let rest = rest.ok_or("expected http:// or https://")?;
+    if rest.is_empty() || rest.starts_with(['/', ':']) {
+        Err("expected a host")
+    } else if rest.ends_with('/') {
+        Err("expected no slash at the end")
+    } else if rest.contains(['?', '#', '@', '\\']) || rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        Err("expected no query, fragment, user or white space")
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! A JSON object that is written field by field.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// A JSON object in the making.
+#[derive(Debug)]
+pub struct Object {
+    json: Vec<u8>,
+    /// What has been written: an object has each name once.
+    names: Vec<String>,
+}
+
+impl Default for Object {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Object {
+    /// An object without fields.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { json: Vec::with_capacity(512), names: Vec::with_capacity(16) }
+    }
+
+    /// Writes a field.
+    pub fn put<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> &mut Self {
+        self.name(name);
+        // A `Vec` takes every write, and plain data always serializes.
+        let _ = serde_json::to_writer(&mut self.json, value);
+        self
+    }
+
+    /// Writes a field, if there is a value.
+    pub fn put_some<T: Serialize>(&mut self, name: &str, value: Option<T>) -> &mut Self {
+        match value {
+            Some(value) => self.put(name, &value),
+            None => self,
+        }
+    }
+
+    /// Writes a field, on a condition.
+    pub fn put_if<T: Serialize>(&mut self, condition: bool, name: &str, value: T) -> &mut Self {
+        self.put_some(name, condition.then_some(value))
+    }
+
+    /// Writes an object as a field, unless it is empty.
+    pub fn put_object(&mut self, name: &str, object: Self) -> &mut Self {
+        if !object.names.is_empty() {
+            self.name(name);
+            self.json.extend_from_slice(&object.finish());
+        }
+        self
+    }
+
+    /// Writes those of `fields` that have not been written yet.
+    #[must_use]
+    pub fn fill(mut self, fields: &Map<String, Value>) -> Self {
+        for (name, value) in fields {
+            if !self.names.contains(name) {
+                self.put(name, value);
+            }
+        }
+        self
+    }
+
+    /// The object, as JSON.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        if self.names.is_empty() {
+            self.json.push(b'{');
+        }
+        self.json.push(b'}');
+        self.json
+    }
+
+    fn name(&mut self, name: &str) {
+        self.json.push(if self.names.is_empty() { b'{' } else { b',' });
+        let _ = serde_json::to_writer(&mut self.json, name);
+        self.json.push(b':');
+        self.names.push(name.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_field_by_field() {
+        let mut object = Object::new();
+        object.put("a", "x").put_some("b", None::<u8>).put_some("c", Some(1)).put_if(false, "d", 2);
+        assert_eq!(object.finish(), br#"{"a":"x","c":1}"#);
+        assert_eq!(Object::new().finish(), b"{}");
+        let mut inner = Object::new();
+        inner.put("x", &1);
+        let mut outer = Object::new();
+        outer.put_object("none", Object::new()).put_object("inner", inner);
+        let Value::Object(fields) = serde_json::json!({"inner": 7, "own": [true]}) else { panic!() };
+        assert_eq!(outer.fill(&fields).finish(), br#"{"inner":{"x":1},"own":[true]}"#);
+    }
+}
