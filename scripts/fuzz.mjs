@@ -5,6 +5,7 @@ import { dirname } from "node:path";
 import { start } from "./lib/children.mjs";
 import { command } from "./lib/command.mjs";
 import { root } from "./lib/paths.mjs";
+import { writeSeeds } from "./lib/seeds.mjs";
 import { refuse } from "./lib/step.mjs";
 import { tool } from "./lib/tools.mjs";
 
@@ -15,6 +16,7 @@ await command(async () => {
   const targets = execFileSync("cargo", ["fuzz", "list"], { cwd: root, env, encoding: "utf8" }).split("\n").filter(Boolean);
   if (targets.length === 0) throw refuse("fuzz/ has no targets");
   for (const target of targets) {
+    writeSeeds(target);
     console.log(`\nfuzzing ${target} for ${seconds} s`);
     const run = start("cargo", ["fuzz", "run", target, "--", `-max_total_time=${seconds}`], { cwd: root, env, stdio: ["ignore", "inherit", "inherit"] });
     const { code, error } = await run.ended;
