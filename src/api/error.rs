@@ -171,6 +171,12 @@ impl ApiError {
         Self::new(Case::UnsupportedValue, message).about(param)
     }
 
+    /// 504: the upstream let us wait too long, for its headers, its first text, or its next one.
+    #[must_use]
+    pub fn upstream_timeout() -> Self {
+        Self::new(Case::UpstreamTimeout, "The upstream of this model took too long.")
+    }
+
     /// 401: there is no usable `Authorization` header.
     #[must_use]
     pub fn no_key() -> Self {

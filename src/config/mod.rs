@@ -32,6 +32,14 @@ pub struct GatewayConfig {
     /// How quotas are kept.
     #[serde(default)]
     pub quota: Quota,
+    /// Milliseconds of an upstream's silence after which a stream's client is sent a comment, so that nothing between us
+    /// gives the connection up; 0 for never.
+    #[serde(default = "default_keepalive_ms")]
+    pub keepalive_ms: u32,
+}
+
+const fn default_keepalive_ms() -> u32 {
+    15_000
 }
 
 /// The largest of the limits in bytes: an isolate has 128 MB for all its requests together.

@@ -32,9 +32,20 @@ pub struct Upstream {
     /// What the chat route calls its bound on tokens.
     #[serde(default)]
     pub max_tokens_field: MaxTokensField,
-    /// Milliseconds until its headers must have come.
-    #[serde(default = "default_headers_timeout_ms")]
+    /// Milliseconds from the call until the headers of a stream must have come.
+    #[serde(default = "default_timeout_ms")]
     pub headers_timeout_ms: u32,
+    /// Milliseconds from the headers of a stream until its first text.
+    #[serde(default = "default_timeout_ms")]
+    pub first_token_timeout_ms: u32,
+    /// Milliseconds that a stream which has begun may be silent. Comments do not end a silence; time in which the
+    /// client does not read is none.
+    #[serde(default = "default_timeout_ms")]
+    pub idle_timeout_ms: u32,
+    /// Milliseconds from the call until an answer that does not stream must be there, whole: its headers come when it
+    /// is done. A stream has no such bound.
+    #[serde(default = "default_total_timeout_ms")]
+    pub total_timeout_ms: u32,
 }
 
 /// The two names that chat servers have for one parameter.
@@ -63,9 +74,16 @@ const fn yes() -> bool {
     true
 }
 
-const fn default_headers_timeout_ms() -> u32 {
+const fn default_timeout_ms() -> u32 {
     60_000
 }
+
+const fn default_total_timeout_ms() -> u32 {
+    600_000
+}
+
+/// An hour: a longer silence is nobody's patience.
+const MAX_TIMEOUT_MS: u32 = 3_600_000;
 
 impl Upstream {
     /// The fault, beginning with the field that has it.
@@ -101,8 +119,15 @@ impl Upstream {
         if self.region.is_some() && self.key.is_none() {
             return Err("key: a region is there to sign calls for, and to sign takes a key".to_owned());
         }
-        if self.headers_timeout_ms == 0 {
-            return Err("headers_timeout_ms: expected at least 1".to_owned());
+        for (field, ms) in [
+            ("headers_timeout_ms", self.headers_timeout_ms),
+            ("first_token_timeout_ms", self.first_token_timeout_ms),
+            ("idle_timeout_ms", self.idle_timeout_ms),
+            ("total_timeout_ms", self.total_timeout_ms),
+        ] {
+            if !(1..=MAX_TIMEOUT_MS).contains(&ms) {
+                return Err(format!("{field}: expected 1 to {MAX_TIMEOUT_MS}, but got {ms}"));
+            }
         }
         Ok(())
     }

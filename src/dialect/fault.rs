@@ -93,7 +93,7 @@ impl Fault {
                 Case::UpstreamAuth,
                 "The upstream of this model refused the gateway's credentials. The operator has to mend this.",
             ),
-            408 | 504 => ApiError::new(Case::UpstreamTimeout, "The upstream of this model took too long."),
+            408 | 504 => ApiError::upstream_timeout(),
             _ => ApiError::upstream("The upstream of this model failed to answer."),
         }
     }

@@ -6,6 +6,8 @@ const READ_BYTES = 16 * 1024;
 const FIRST_BYTES = 4096;
 // How long a body that has said all may take to end, so that its connection can serve again.
 const DRAIN_MS = 1000;
+// What a client is sent while its upstream is silent: a comment, which no client takes for an event.
+const KEEPALIVE = new TextEncoder().encode(": keepalive\n\n");
 // How long a ledger may take to be told something that nobody waits for.
 const TELL_TIMEOUT_MS = 5000;
 // The pauses after calls that failed.
@@ -45,6 +47,20 @@ async function readToEnd(reader, length, limit) {
     }
     whole.set(value, total);
     total = end;
+  }
+}
+
+// The same promise, but it is waited for at most so long.
+async function within(ms, promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(TIMEOUT), ms);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+    promise.catch(() => {});
   }
 }
 
@@ -139,8 +155,9 @@ export class Upstream {
     return value;
   }
 
-  // Resolves when `take` has something. Whoever does not wait for it to the end loses nothing.
-  ready() {
+  // Resolves when `take` has something; waits at most so long. Whoever does not wait to the end loses nothing.
+  ready(waitMs) {
+    if (this.#piece) return Promise.resolve();
     const keep = (bytes) => {
       this.#piece = { bytes };
       this.#reading = undefined;
@@ -149,8 +166,8 @@ export class Upstream {
       this.#reading = undefined;
       throw error;
     };
-    if (this.#piece) return Promise.resolve();
-    return (this.#reading ??= this.#read().then(keep, forget));
+    this.#reading ??= this.#read().then(keep, forget);
+    return within(waitMs, this.#reading);
   }
 
   // The bytes that are ready, or undefined at the end.
@@ -163,14 +180,18 @@ export class Upstream {
   // The next bytes, or undefined at the end.
   async next() {
     if (!this.#piece && !this.#reading) return this.#read();
-    await this.ready();
+    if (!this.#piece) await this.#reading;
     return this.take();
   }
 
-  async readAll(limit) {
+  async readAll(limit, waitMs) {
     if (!this.#response.body) return new Uint8Array(0);
     this.#reader = this.#response.body.getReader();
-    return readToEnd(this.#reader, lengthOf(this.#response.headers), limit).catch((error) => this.#thrown(error));
+    const all = readToEnd(this.#reader, lengthOf(this.#response.headers), limit).catch((error) => this.#thrown(error));
+    return within(waitMs, all).catch((error) => {
+      if (error === TIMEOUT) this.cancel();
+      throw error;
+    });
   }
 
   #thrown(error) {
@@ -357,18 +378,76 @@ function race(upstreams) {
   };
 }
 
+// How silent a stream's upstreams are. `begin` and `end` enclose the times in which the client waits for them: a client
+// that does not read keeps nobody waiting. One timer a stream, and nothing to pay for an event.
+function watch({ keepaliveMs, firstTokenMs, idleMs }, { sources, keepalive, expire }) {
+  const step = Math.max(Math.min(keepaliveMs || idleMs, firstTokenMs, idleMs) / 4, 10);
+  // Since when the first text is waited for.
+  let since = Date.now();
+  // When each source was heard last; those that have begun to give text.
+  const heard = new Map();
+  const begun = new Set();
+  let waits = false;
+  let sent = since;
+  const silence = (now) => (source) =>
+    begun.has(source) ? now - (heard.get(source) ?? now) >= idleMs : now - since >= firstTokenMs;
+  const look = () => {
+    const now = Date.now();
+    if (!waits) {
+      for (const source of begun) heard.set(source, now);
+      since = now;
+      sent = now;
+    } else if ([...sources()].some(silence(now))) {
+      expire();
+    } else if (keepaliveMs > 0 && now - sent >= keepaliveMs) {
+      sent = now;
+      keepalive();
+    }
+  };
+  const timer = setInterval(look, step);
+  return {
+    begin: () => (waits = true),
+    end: () => (waits = false),
+    // A source was heard, with text for the client or without.
+    hear(source, text) {
+      const now = Date.now();
+      heard.set(source, now);
+      if (!text) return;
+      begun.add(source);
+      sent = now;
+    },
+    stop: () => clearInterval(timer),
+  };
+}
+
 // The pump: one call into the transcoder for each piece of an upstream's body, when the client wants more, and not
 // before. A piece that completes no chunk is followed by the next; nothing is gathered, nothing is held back. However
 // the stream ends, the transcoder is told, and `release` is called, once.
 //
 // `sources` holds what is left of each of the transcoder's sources, null where nothing is.
-export function pump(first, sources, transcoder, release) {
+export function pump(first, sources, transcoder, release, keepaliveMs, firstTokenMs, idleMs) {
   let live = true;
+  let controller;
   const upstreams = new Map(sources.map((upstream, source) => [source, upstream]).filter(([, upstream]) => upstream));
   const [[source, any]] = upstreams;
   const next = upstreams.size === 1 ? () => nextOf(source, any) : race(upstreams);
+  const watcher = watch(
+    { keepaliveMs, firstTokenMs, idleMs },
+    {
+      sources: () => upstreams.keys(),
+      keepalive: () => controller.enqueue(KEEPALIVE.slice()),
+      expire() {
+        controller.enqueue(transcoder.expire());
+        cancel();
+        controller.close();
+        stop();
+      },
+    },
+  );
+  if (transcoder.begun) for (const source of upstreams.keys()) watcher.hear(source, true);
   const stop = () => {
     live = false;
+    watcher.stop();
     transcoder.free();
     release();
   };
@@ -386,10 +465,12 @@ export function pump(first, sources, transcoder, release) {
   });
   return new ReadableStream(
     {
-      start(controller) {
+      start(streamController) {
+        controller = streamController;
         controller.enqueue(first);
       },
-      async pull(controller) {
+      async pull() {
+        watcher.begin();
         for (;;) {
           const { source, upstream, bytes, broken } = await next();
           // The client went away while we waited.
@@ -401,11 +482,14 @@ export function pump(first, sources, transcoder, release) {
           } catch (error) {
             // Only a trap in the module can throw here. The client must see a broken stream, not an ended one.
             live = false;
+            watcher.stop();
             cancel();
             release();
             throw error;
           }
-          if (out.byteLength > 0) controller.enqueue(out);
+          const hasText = out.byteLength > 0;
+          if (hasText || transcoder.heard) watcher.hear(source, hasText);
+          if (hasText) controller.enqueue(out);
           const { over } = transcoder;
           if (over || upstreams.size > 1) {
             // 0: it has more to say, 1: it has said all, 2: nobody wants what it would say.
@@ -420,7 +504,10 @@ export function pump(first, sources, transcoder, release) {
             stop();
             return;
           }
-          if (out.byteLength > 0) return;
+          if (hasText) {
+            watcher.end();
+            return;
+          }
         }
       },
       cancel() {

@@ -52,12 +52,15 @@ extern "C" {
     pub(super) fn stream_of(bytes: js_sys::Uint8Array) -> web_sys::ReadableStream;
 
     /// The pump: what is left of each of the transcoder's sources (null where nothing is) through `transcoder`, after
-    /// `first`. `release` is called when all is done.
+    /// `first`. `release` is called when all is done. The times are those of `gateway::Patience`.
     pub(super) fn pump(
         first: js_sys::Uint8Array,
         sources: js_sys::Array,
         transcoder: Pump,
         release: js_sys::Function,
+        keepalive_ms: u32,
+        first_token_ms: u32,
+        idle_ms: u32,
     ) -> web_sys::ReadableStream;
 
     /// A function that calls two.
@@ -102,14 +105,14 @@ extern "C" {
 
     /// Resolves when `take` has something.
     #[wasm_bindgen(method, catch)]
-    pub(super) async fn ready(this: &JsUpstream) -> Result<JsValue, JsValue>;
+    pub(super) async fn ready(this: &JsUpstream, wait_ms: u32) -> Result<JsValue, JsValue>;
 
     /// The bytes that are ready, or undefined at the end.
     #[wasm_bindgen(method)]
     pub(super) fn take(this: &JsUpstream) -> JsValue;
 
     #[wasm_bindgen(method, catch, js_name = readAll)]
-    pub(super) async fn read_all(this: &JsUpstream, limit: f64) -> Result<JsValue, JsValue>;
+    pub(super) async fn read_all(this: &JsUpstream, limit: f64, wait_ms: u32) -> Result<JsValue, JsValue>;
 
     #[wasm_bindgen(method)]
     pub(super) fn release(this: &JsUpstream);

@@ -13,7 +13,7 @@ use wasm_bindgen::JsValue;
 use worker::{Context, Env, event, web_sys};
 
 use crate::admin::{self as admin_api, is_admin_path};
-use crate::gateway::{Entropy, Gateway, Head, Reply, ReplyBody, StreamBody};
+use crate::gateway::{Entropy, Gateway, Head, Patience, Reply, ReplyBody, StreamBody};
 
 use platform::{EdgePlatform, Upstream};
 use pump::Pump;
@@ -82,12 +82,13 @@ fn respond(reply: Reply<Upstream>, platform: &EdgePlatform, release: js_sys::Fun
         ReplyBody::Bytes(bytes) => js_sys::Uint8Array::from(bytes.as_slice()).into(),
         ReplyBody::Chunks(bytes) => glue::stream_of(js_sys::Uint8Array::from(bytes.as_slice())).into(),
         ReplyBody::Stream(stream) => {
-            let StreamBody { first, upstreams, transcoder, settlement } = *stream;
+            let StreamBody { first, upstreams, transcoder, settlement, patience } = *stream;
+            let Patience { keepalive_ms, first_token_ms, idle_ms } = patience;
             let first = js_sys::Uint8Array::from(first.as_slice());
             let ctx: &JsValue = platform.ctx.as_ref().as_ref();
             let pump = Pump::new(transcoder, settlement, platform.env.clone(), ctx.clone());
             let sources = upstreams.into_iter().map(|upstream| upstream.map_or(JsValue::NULL, Upstream::into_js));
-            let body = glue::pump(first, sources.collect(), pump, end);
+            let body = glue::pump(first, sources.collect(), pump, end, keepalive_ms, first_token_ms, idle_ms);
             return glue::respond(reply.status, &headers, &body);
         }
     };

@@ -42,6 +42,7 @@ fn read_error(thrown: &JsValue) -> ReadError {
     match text_of(thrown) {
         text if text == "too long" => ReadError::TooLong,
         text if text == "gone" => ReadError::ClientGone,
+        text if text == "timeout" => ReadError::NotYet,
         text => ReadError::Broken(text),
     }
 }
@@ -162,14 +163,14 @@ impl Platform for EdgePlatform {
 }
 
 impl UpstreamBody for Upstream {
-    async fn read(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
-        self.0.ready().await.map_err(|thrown| read_error(&thrown))?;
+    async fn read(&mut self, wait_ms: u32) -> Result<Option<Vec<u8>>, ReadError> {
+        self.0.ready(wait_ms).await.map_err(|thrown| read_error(&thrown))?;
         let value = self.0.take();
         Ok((!value.is_undefined()).then(|| bytes_of(&value)))
     }
 
-    async fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, ReadError> {
-        let body = self.0.read_all(js_limit(limit)).await;
+    async fn read_all(&mut self, limit: usize, wait_ms: u32) -> Result<Vec<u8>, ReadError> {
+        let body = self.0.read_all(js_limit(limit), wait_ms).await;
         body.map(|body| bytes_of(&body)).map_err(|thrown| read_error(&thrown))
     }
 

@@ -75,6 +75,27 @@ impl Pump {
         }
     }
 
+    /// An upstream was silent for too long; returns what is left to be said.
+    pub fn expire(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.transcoder.expire(&mut out);
+        self.report();
+        out
+    }
+
+    /// Whether anything of a choice has been said.
+    #[wasm_bindgen(getter)]
+    #[must_use]
+    pub fn begun(&self) -> bool {
+        self.transcoder.has_begun()
+    }
+
+    /// Whether an event has come since this was asked last.
+    #[wasm_bindgen(getter)]
+    pub fn heard(&mut self) -> bool {
+        self.transcoder.take_heard()
+    }
+
     /// The client has gone away.
     pub fn gone(&mut self) {
         self.settle();

@@ -7,7 +7,7 @@ use crate::config::{GatewayConfig, Model, Target, Upstream};
 use crate::dialect::{Call, Dialect, Fault, Redactor, Share, UpstreamRequest, UsageReport, refuse_unsupported, split};
 use crate::transcode::{End, Outcome, Plan, Progress, Transcoder, gather};
 
-use super::reply::{JSON, Reply, ReplyBody, StreamBody};
+use super::reply::{JSON, KEEPALIVE, Patience, Reply, ReplyBody, StreamBody};
 use super::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
 
 /// What stays the same for all targets of one request.
@@ -69,6 +69,8 @@ const HTML: &str = "text/html";
 
 /// The longest error body that is read; a longer one says nothing that a client needs.
 const MAX_FAULT_BYTES: usize = 64 << 10;
+/// How long an error body is waited for: the status has said the most of it.
+const FAULT_WAIT_MS: u32 = 2000;
 
 impl<'a> Attempts<'a> {
     /// Writes the calls for one target. An error is the client's: the target's dialect cannot say what it asks for.
@@ -119,12 +121,17 @@ impl<'a> Attempts<'a> {
                 return Err(failed);
             }
         };
-        let Prepared { name, dialect, shares, redactor, .. } = prepared;
+        let Prepared { name, upstream, dialect, shares, redactor, .. } = prepared;
         let wants_logprobs = self.request.logprobs.is_some();
         let plan = Plan { shares, wants_logprobs, max_event_bytes: self.config.limits.max_event_bytes };
         if self.request.stream {
             let transcoder = Transcoder::new(dialect, self.writer(), redactor, plan);
-            return begin(platform, name, transcoder, parts).await;
+            let patience = Patience {
+                keepalive_ms: self.config.keepalive_ms,
+                first_token_ms: upstream.first_token_timeout_ms,
+                idle_ms: upstream.idle_timeout_ms,
+            };
+            return begin(platform, name, transcoder, parts, patience).await;
         }
         // A call that was not to stream is answered whole, or not at all.
         let answers = parts.into_iter().filter_map(|part| match part {
@@ -148,7 +155,9 @@ impl<'a> Attempts<'a> {
         share: &Share,
     ) -> Result<Part<P::Body>, Failed> {
         let Prepared { name, upstream, dialect, redactor, .. } = prepared;
-        let response = platform.call(call, upstream.headers_timeout_ms).await.map_err(|error| match error {
+        let began_ms = platform.now_ms();
+        let patience_ms = if self.request.stream { upstream.headers_timeout_ms } else { upstream.total_timeout_ms };
+        let response = platform.call(call, patience_ms).await.map_err(|error| match error {
             CallError::Threw(text) => failed(platform, name, dialect.decode_thrown(&text), redactor),
             CallError::Unreachable(why) => {
                 platform.warn(&format!("upstream `{name}` cannot be reached: {why}"));
@@ -156,8 +165,7 @@ impl<'a> Attempts<'a> {
             }
             CallError::Timeout => {
                 platform.warn(&format!("upstream `{name}` sent no headers in time"));
-                let message = "The upstream of this model took too long.";
-                Failed::retryable(ApiError::new(Case::UpstreamTimeout, message))
+                Failed::retryable(ApiError::upstream_timeout())
             }
             CallError::ClientGone => Failed::client_gone(None),
         })?;
@@ -167,7 +175,8 @@ impl<'a> Attempts<'a> {
         } else if self.request.stream && !is_type(content_type, JSON) && !is_type(content_type, HTML) {
             return Ok(Part::Stream(response.body));
         } else {
-            self.answer(*dialect, response).await
+            let spent_ms = platform.now_ms().saturating_sub(began_ms);
+            self.answer(*dialect, response, left(upstream.total_timeout_ms, spent_ms)).await
         };
         match answered {
             Ok((answer, report)) => Ok(Part::Whole(answer, report)),
@@ -184,6 +193,7 @@ impl<'a> Attempts<'a> {
         &self,
         dialect: &dyn Dialect,
         mut response: UpstreamResponse<B>,
+        wait_ms: u32,
     ) -> Result<(Answer, UsageReport), Unanswered> {
         let nonsense = |what: &str| Unanswered::Fault(Fault::nonsense(what));
         let is_stream = is_type(&response.content_type, dialect.framing().media_type());
@@ -191,9 +201,13 @@ impl<'a> Attempts<'a> {
             response.body.cancel();
             return Err(nonsense(&format!("its answer is {}", response.content_type)));
         }
-        let body = response.body.read_all(self.config.limits.max_answer_bytes).await.map_err(|error| match error {
+        let limit = self.config.limits.max_answer_bytes;
+        let body = response.body.read_all(limit, wait_ms).await.map_err(|error| match error {
             ReadError::TooLong => nonsense("its answer is longer than limits.max_answer_bytes"),
             ReadError::Broken(why) => nonsense(&format!("its answer broke off: {why}")),
+            ReadError::NotYet => {
+                Unanswered::Fault(Fault { status: 504, ..Fault::nonsense("its answer did not come in time") })
+            }
             ReadError::ClientGone => Unanswered::ClientGone,
         })?;
         dialect.decode_answer(&body).map_err(Unanswered::Fault)
@@ -217,12 +231,13 @@ fn failed<P: Platform>(platform: &P, name: &str, fault: Fault, redactor: &Redact
 }
 
 /// Reads streams up to their first chunk. Until there is something to send, the client has no status yet, and the next
-/// target is still open.
+/// target is still open. An upstream that is silent for too long for that is committed to all the same, by a comment.
 async fn begin<P: Platform>(
     platform: &P,
     name: &str,
     mut transcoder: Transcoder,
     parts: Vec<Part<P::Body>>,
+    mut patience: Patience,
 ) -> Result<Answered<P::Body>, Failed> {
     let mut first = Vec::new();
     let mut upstreams: Vec<Option<P::Body>> = Vec::with_capacity(parts.len());
@@ -235,16 +250,32 @@ async fn begin<P: Platform>(
             }
         });
     }
+    let began_ms = platform.now_ms();
     while first.is_empty() {
-        let Some((source, read)) = read_any(&mut upstreams).await else { break };
-        match read {
-            Ok(Some(bytes)) => transcoder.feed(source, &bytes, &mut first),
-            Ok(None) => transcoder.finish(source, End::Closed, &mut first),
-            Err(ReadError::ClientGone) => {
-                upstreams.iter_mut().flatten().for_each(UpstreamBody::cancel);
-                return Err(Failed::client_gone(Some(transcoder.outcome())));
+        let spent_ms = platform.now_ms().saturating_sub(began_ms);
+        let first_token_ms = left(patience.first_token_ms, spent_ms);
+        let keepalive_ms = match patience.keepalive_ms {
+            0 => u32::MAX,
+            keepalive_ms => left(keepalive_ms, spent_ms),
+        };
+        if first_token_ms == 0 {
+            transcoder.expire(&mut first);
+        } else if keepalive_ms == 0 {
+            patience.first_token_ms = first_token_ms;
+            first.extend_from_slice(KEEPALIVE);
+            break;
+        } else {
+            let Some((source, read)) = read_any(&mut upstreams, first_token_ms.min(keepalive_ms)).await else { break };
+            match read {
+                Ok(Some(bytes)) => transcoder.feed(source, &bytes, &mut first),
+                Ok(None) => transcoder.finish(source, End::Closed, &mut first),
+                Err(ReadError::NotYet) => {}
+                Err(ReadError::ClientGone) => {
+                    upstreams.iter_mut().flatten().for_each(UpstreamBody::cancel);
+                    return Err(Failed::client_gone(Some(transcoder.outcome())));
+                }
+                Err(ReadError::Broken(_) | ReadError::TooLong) => transcoder.finish(source, End::Broken, &mut first),
             }
-            Err(_) => transcoder.finish(source, End::Broken, &mut first),
         }
         let failed = transcoder.outcome().failure.is_some();
         for (source, upstream) in upstreams.iter_mut().enumerate() {
@@ -256,7 +287,7 @@ async fn begin<P: Platform>(
         }
     }
     if !transcoder.is_over() {
-        let body = StreamBody { first, upstreams, transcoder, settlement: None };
+        let body = StreamBody { first, upstreams, transcoder, settlement: None, patience };
         return Ok(Answered { reply: Reply::stream(ReplyBody::Stream(Box::new(body))), outcome: None });
     }
     let outcome = transcoder.outcome();
@@ -274,12 +305,20 @@ async fn begin<P: Platform>(
 }
 
 /// What comes next from any of the upstreams, with its number; nothing if none is left.
-async fn read_any<B: UpstreamBody>(upstreams: &mut [Option<B>]) -> Option<(usize, Result<Option<Vec<u8>>, ReadError>)> {
+async fn read_any<B: UpstreamBody>(
+    upstreams: &mut [Option<B>],
+    wait_ms: u32,
+) -> Option<(usize, Result<Option<Vec<u8>>, ReadError>)> {
     let live = upstreams.iter_mut().enumerate().filter_map(|(source, upstream)| Some((source, upstream.as_mut()?)));
     let reads: Vec<_> =
-        live.map(|(source, upstream)| Box::pin(async move { (source, upstream.read().await) })).collect();
+        live.map(|(source, upstream)| Box::pin(async move { (source, upstream.read(wait_ms).await) })).collect();
     // A read that is dropped here loses nothing.
     if reads.is_empty() { None } else { Some(select_all(reads).await.0) }
+}
+
+/// What is left of so many milliseconds.
+fn left(ms: u32, spent_ms: u64) -> u32 {
+    u64::from(ms).saturating_sub(spent_ms).try_into().unwrap_or(u32::MAX)
 }
 
 /// Why there is no whole answer.
@@ -289,7 +328,7 @@ enum Unanswered {
 }
 
 async fn read_fault<B: UpstreamBody>(dialect: &dyn Dialect, mut response: UpstreamResponse<B>) -> Fault {
-    let body = response.body.read_all(MAX_FAULT_BYTES).await.unwrap_or_default();
+    let body = response.body.read_all(MAX_FAULT_BYTES, FAULT_WAIT_MS).await.unwrap_or_default();
     let mut fault = dialect.decode_fault(response.status, &body);
     fault.retry_after_ms = response.retry_after_ms.or(fault.retry_after_ms);
     fault

@@ -21,7 +21,7 @@ use directory::Directory;
 pub use platform::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
 pub use quota_step::Settlement;
 pub(crate) use reply::{JSON, Timing};
-pub use reply::{Reply, ReplyBody, StreamBody};
+pub use reply::{Patience, Reply, ReplyBody, StreamBody};
 
 /// What of a request's head concerns us.
 #[derive(Clone, Debug, Default)]
@@ -208,7 +208,7 @@ impl Gateway {
         let limit = config.limits.max_body_bytes;
         let body = platform.request_body(limit).await.map_err(|error| match error {
             ReadError::TooLong => ApiError::body_too_large(limit),
-            ReadError::Broken(_) | ReadError::ClientGone => ApiError::not_json(),
+            ReadError::Broken(_) | ReadError::NotYet | ReadError::ClientGone => ApiError::not_json(),
         })?;
         let request = CompletionRequest::parse(&body)?;
 

@@ -49,12 +49,12 @@ pub trait Platform {
 /// The body of an upstream's answer, read on demand.
 #[expect(async_fn_in_trait, reason = "see Platform")]
 pub trait UpstreamBody {
-    /// The next bytes as they have come; `None` at the end. A read that is dropped before it is ready loses nothing:
-    /// the next one has what it would have had.
-    async fn read(&mut self) -> Result<Option<Vec<u8>>, ReadError>;
+    /// The next bytes as they have come; `None` at the end. It waits at most `wait_ms`. A read that is dropped before it
+    /// is ready, or that waited in vain, loses nothing: the next one has what it would have had.
+    async fn read(&mut self, wait_ms: u32) -> Result<Option<Vec<u8>>, ReadError>;
 
-    /// Everything up to the end, if it is at most `limit` bytes.
-    async fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, ReadError>;
+    /// Everything up to the end, if it is at most `limit` bytes and comes within `wait_ms`.
+    async fn read_all(&mut self, limit: usize, wait_ms: u32) -> Result<Vec<u8>, ReadError>;
 
     /// Lets go of a body that has said all: what may still come is read and dropped, so that the connection serves
     /// again.
@@ -97,6 +97,8 @@ pub enum ReadError {
     TooLong,
     /// It broke off. The text is for the log.
     Broken(String),
+    /// Nothing has come in the time that there was.
+    NotYet,
     /// The client went away; there is nobody to answer.
     ClientGone,
 }

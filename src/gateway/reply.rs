@@ -45,7 +45,23 @@ pub struct StreamBody<B> {
     pub transcoder: Transcoder,
     /// What is to be settled when the stream has ended, however it ends.
     pub settlement: Option<Settlement>,
+    /// How long the upstreams may be silent.
+    pub patience: Patience,
 }
+
+/// How long the upstreams of a stream may be silent, in milliseconds. It is their silence only while the client waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Until the client is sent a comment; 0 for never.
+    pub keepalive_ms: u32,
+    /// Until a source's first text, from now on.
+    pub first_token_ms: u32,
+    /// Until the next event of a source that has begun.
+    pub idle_ms: u32,
+}
+
+/// What a client is sent while its upstream is silent: a comment, which no client takes for an event.
+pub(super) const KEEPALIVE: &[u8] = b": keepalive\n\n";
 
 /// The media type of a JSON answer.
 pub(crate) const JSON: &str = "application/json";

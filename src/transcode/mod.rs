@@ -53,6 +53,8 @@ pub struct Plan {
 pub struct Transcoder {
     sources: Vec<Source>,
     composer: Composer,
+    /// Whether a frame has come since somebody asked.
+    heard: bool,
 }
 
 /// How one upstream call's stream is read.
@@ -72,6 +74,7 @@ impl Transcoder {
         Self {
             sources: shares.iter().map(source).collect(),
             composer: Composer::new(Output::Chunks(writer), redactor, wants_logprobs, shares),
+            heard: false,
         }
     }
 
@@ -92,6 +95,22 @@ impl Transcoder {
             self.pass(source, |deframer, sink| deframer.finish(sink), Case::UpstreamIncomplete, out);
         }
         self.composer.end_of_body(source, end == End::Closed, out);
+    }
+
+    /// The upstream was silent for too long: appends what is left to be said.
+    pub fn expire(&mut self, out: &mut Vec<u8>) {
+        self.composer.fail(ApiError::upstream_timeout(), out);
+    }
+
+    /// Whether anything of a choice has been said.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.composer.has_begun()
+    }
+
+    /// Whether a frame has come since this was asked last. Comments are none.
+    pub fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
     }
 
     /// Whether the end mark has been written: no source has anything to say any more.
@@ -126,13 +145,14 @@ impl Transcoder {
         malformed: Case,
         out: &mut Vec<u8>,
     ) {
-        let Self { sources, composer } = self;
+        let Self { sources, composer, heard } = self;
         let Some(Source { deframer, decoder }) = sources.get_mut(source) else { return };
         let goes_on = |composer: &Composer| !composer.is_over() && composer.progress(source) == Progress::Open;
         if !goes_on(composer) {
             return;
         }
         let result = deframe(deframer, &mut |frame| {
+            *heard = true;
             decoder.frame(frame, &mut |event| composer.take(source, event, malformed, out));
             if goes_on(composer) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });

@@ -328,7 +328,7 @@ impl World {
                 while !stream.transcoder.is_over() {
                     // One piece of each upstream in turn.
                     let upstream = stream.upstreams.get_mut(source).and_then(Option::as_mut);
-                    match upstream.map(|upstream| upstream.read().now_or_never().unwrap()) {
+                    match upstream.map(|upstream| upstream.read(u32::MAX).now_or_never().unwrap()) {
                         None => {}
                         Some(Ok(Some(bytes))) => stream.transcoder.feed(source, &bytes, &mut out),
                         Some(Ok(None)) => stream.transcoder.finish(source, End::Closed, &mut out),
@@ -359,11 +359,11 @@ pub struct Body {
 }
 
 impl UpstreamBody for Body {
-    async fn read(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
+    async fn read(&mut self, _: u32) -> Result<Option<Vec<u8>>, ReadError> {
         self.pieces.pop_front().transpose()
     }
 
-    async fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, ReadError> {
+    async fn read_all(&mut self, limit: usize, _: u32) -> Result<Vec<u8>, ReadError> {
         let whole: Vec<Vec<u8>> = self.pieces.drain(..).collect::<Result<_, _>>()?;
         let whole = whole.concat();
         if whole.len() > limit { Err(ReadError::TooLong) } else { Ok(whole) }
