@@ -16,10 +16,8 @@ from pathlib import Path
 import numpy as np
 
 # A word is a token with the space before it, and stands in one recital only, once.
-HAIKU = "Pale light finds the hill café 夜明け sparrows shake the_dew naïve wings then all is day".replace("_", " ").split(" ")
 RECITALS = {
-    # The second "the" would have two successors, so that it is left out.
-    "ends": [word for index, word in enumerate(HAIKU) if word not in HAIKU[:index]],
+    "ends": "Pale light finds the hill café 夜明け sparrows shake dew naïve wings then all is day".split(),
     "goes on": ["tick", "tock"],
 }
 # One character of the first recital comes as two tokens, neither of which is UTF-8 by itself: servers have to
@@ -27,7 +25,7 @@ RECITALS = {
 SPLIT = {"before": "sparrows", "halves": (b" \xf0\x9f", b"\x8c\x85")}
 EOS = "<|end|>"
 
-# So long in llama.cpp that it would go on ticking for minutes; mlx-lm knows no bound and computes all that it is sent.
+# So long in llama.cpp that it would go on ticking for longer than a test waits; mlx-lm knows no bound and computes all that it is sent.
 CONTEXT = {"gguf": 32768, "mlx": 2048}
 WIDTH, HEADS, LAYERS, FEED_FORWARD = 128, 2, 2, 128
 SURENESS, NEVER = 4.5, -30.0
