@@ -63,12 +63,12 @@ function receive(incoming) {
     /** The body so far, as text; an incomplete character at its end shows as U+FFFD. */
     textSoFar: () => bytesSoFar().toString("utf8"),
     /** The whole body. `clean` says whether HTTP's own framing ended it. */
-    async bytes() {
-      await within(closed, "the end of a response's body");
+    async bytes(limitMs) {
+      await within(closed, "the end of a response's body", limitMs);
       return bytesSoFar();
     },
-    async text() {
-      return (await this.bytes()).toString("utf8");
+    async text(limitMs) {
+      return (await this.bytes(limitMs)).toString("utf8");
     },
     async json() {
       return JSON.parse(await this.text());

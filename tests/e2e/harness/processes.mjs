@@ -1,6 +1,9 @@
 // What Linux tells of processes under /proc. Elsewhere there is nothing to read, and nothing is answered.
 import { readdirSync, readFileSync } from "node:fs";
 
+// The same on every Linux that Node runs on.
+const TICKS_A_SECOND = 100;
+
 /** The ids of this process's children of that name, the youngest last. */
 export function childrenNamed(name) {
   const ids = read("/proc") ?? [];
@@ -15,12 +18,23 @@ export function residentBytes(id) {
   return kilobytes === undefined ? undefined : Number(kilobytes) * 1024;
 }
 
+/** The seconds of CPU that a process's descendants have used so far; undefined where the system does not tell. */
+export function cpuSeconds(id) {
+  const stats = (read("/proc") ?? []).filter((name) => /^\d+$/.test(name)).map(statOf).filter(Boolean);
+  const family = [id];
+  for (const member of family) family.push(...stats.filter((stat) => stat.parent === member).map((stat) => stat.id));
+  const ticks = stats.filter((stat) => family.includes(stat.id)).map((stat) => stat.ticks);
+  return ticks.length === 0 ? undefined : ticks.reduce((sum, one) => sum + one) / TICKS_A_SECOND;
+}
+
 function statOf(id) {
   const stat = text(`/proc/${id}/stat`);
   if (stat === undefined) return undefined;
-  // The name stands in parentheses and may hold anything; fields are counted from behind it: state, parent, …
+  // The name stands in parentheses and may hold anything; fields are counted from behind it: state, parent, …, and
+  // from the 11th on the ticks in user mode and in the kernel.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return { id: Number(id), name: stat.slice(stat.indexOf("(") + 1, stat.lastIndexOf(")")), parent: Number(fields[1]), began: Number(fields[19]) };
+  const name = stat.slice(stat.indexOf("(") + 1, stat.lastIndexOf(")"));
+  return { id: Number(id), name, parent: Number(fields[1]), ticks: Number(fields[11]) + Number(fields[12]), began: Number(fields[19]) };
 }
 
 const text = (path) => attempt(() => readFileSync(path, "utf8"));
