@@ -39,6 +39,7 @@ impl Task {
         let shares = (0..self.sources).map(|source| Share {
             first: source * self.choices,
             choices: self.choices,
+            n: 1,
             estimated_prompt_tokens: 1,
             echo: self.echo.then(|| "the prompt".to_owned()),
             stops: self.stops.iter().cloned().collect(),

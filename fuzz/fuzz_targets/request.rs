@@ -15,8 +15,8 @@ fuzz_target!(|body: &[u8]| {
         let upstream = format!(r#"{{"dialect":"{}","base_url":"https://u.example"}}"#, name.name());
         let upstream: Upstream = serde_json::from_str(&upstream).unwrap();
         let dialect = name.dialect();
-        let Ok(()) = refuse_unsupported(&request, dialect.capabilities()) else { continue };
-        let Ok(parts) = split(&request, dialect.capabilities(), 16) else { continue };
+        let Ok(()) = refuse_unsupported(&request, upstream.abilities()) else { continue };
+        let Ok(parts) = split(&request, upstream.abilities(), 16) else { continue };
         for part in parts {
             let request = &part.request;
             let call = Call { request, upstream: &upstream, target: &target, model: &model, secret: None, now_ms: 0 };

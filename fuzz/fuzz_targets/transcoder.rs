@@ -16,6 +16,7 @@ fn run<'a>(dialect: u8, choice: u8, pieces: impl Iterator<Item = &'a [u8]>) -> (
     let share = Share {
         first: 0,
         choices: 1 + u32::from(choice >> 2 & 1),
+        n: 1,
         estimated_prompt_tokens: 1,
         echo: (choice & 8 != 0).then(|| "prompt".to_owned()),
         stops: if choice & 16 == 0 { [].into() } else { ["\n".to_owned(), "the".to_owned()].into() },

@@ -240,6 +240,15 @@ mod tests {
             "\"region\": \"r\", \"max_tokens_field\": \"max_tokens\"",
             "upstreams.u.region",
         );
+        for (override_, reason) in [
+            ("\"logprobs\": \"emulated\"", "upstreams.u.capabilities.logprobs: it cannot be emulated here"),
+            ("\"suffix\": \"native\"", "upstreams.u.capabilities.suffix: it cannot be native here"),
+            ("\"prompt\": \"unsupported\"", "upstreams.u.capabilities.prompt: it cannot be unsupported here"),
+            ("\"prompts\": \"unsupported\"", "prompts"),
+        ] {
+            let field = format!("\"U_KEY\", \"capabilities\": {{{override_}}}");
+            check_refused("\"U_KEY\"", &field, reason);
+        }
         check_refused("\"llama\"", "\"llama\", \"weight\": 0", "models.m.targets[0].weight: expected 1 to 1000");
         check_refused("\"llama\"", "\"\"", "models.m.targets[0].model");
         check_refused("[{\"upstream\": \"u\", \"model\": \"llama\"}]", "[]", "models.m.targets: expected at least one");

@@ -1,8 +1,10 @@
 //! A server that models live on.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
-use crate::dialect::{DialectName, Options};
+use crate::dialect::{Abilities, DialectName, Options, Parameter, Support};
 
 /// A server that models live on.
 #[derive(Clone, Debug, Deserialize)]
@@ -32,6 +34,9 @@ pub struct Upstream {
     /// What the chat route calls its bound on tokens.
     #[serde(default)]
     pub max_tokens_field: MaxTokensField,
+    /// What this server makes of parameters, where it is less than its dialect: `emulated` or `unsupported`.
+    #[serde(default)]
+    pub capabilities: BTreeMap<Parameter, Support>,
     /// Milliseconds from the call until the headers of a stream must have come.
     #[serde(default = "default_timeout_ms")]
     pub headers_timeout_ms: u32,
@@ -86,6 +91,12 @@ const fn default_total_timeout_ms() -> u32 {
 const MAX_TIMEOUT_MS: u32 = 3_600_000;
 
 impl Upstream {
+    /// What it can carry.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities<'_> {
+        Abilities { table: self.dialect.dialect().capabilities(), overrides: &self.capabilities }
+    }
+
     /// The fault, beginning with the field that has it.
     pub(super) fn check(&self) -> Result<(), String> {
         let dialect = self.dialect.name();
@@ -113,6 +124,7 @@ impl Upstream {
         } else if !self.base_url.is_empty() {
             return Err("base_url: there is a binding already".to_owned());
         }
+        self.abilities().check().map_err(|why| format!("capabilities.{why}"))?;
         if self.key.as_deref() == Some("") {
             return Err("key: expected the name of a secret, but it is empty".to_owned());
         }

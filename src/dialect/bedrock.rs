@@ -243,7 +243,7 @@ mod tests {
         BedrockDecoder.frame(Frame { event: event.as_bytes(), data: data.as_bytes() }, &mut |event| {
             seen.push(match event {
                 Event::Delta { text, .. } => format!("text {text}"),
-                Event::Usage(_) => "usage".to_owned(),
+                Event::Usage(_) | Event::UsageOf { .. } => "usage".to_owned(),
                 Event::Failed(fault) => format!("failed {} {}", fault.status, fault.message),
                 Event::Malformed => "malformed".to_owned(),
                 Event::End => "end".to_owned(),

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
+
 use crate::api::{ApiError, Case, CompletionRequest, Prompt, unrecognized};
 
 /// Whether a dialect can do what a parameter asks for; the best comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Support {
     /// The upstream does it.
     Native,
@@ -30,7 +33,8 @@ impl Support {
 macro_rules! parameters {
     ($($variant:ident => $name:literal, $doc:literal;)*) => {
         /// The API's parameters, as capabilities tell them apart.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+        #[serde(rename_all = "snake_case")]
         pub enum Parameter { $(#[doc = $doc] $variant,)* }
 
         impl Parameter {
@@ -101,13 +105,47 @@ impl Capabilities {
     pub fn support(&self, parameter: Parameter) -> Support {
         self.exceptions.iter().find(|(exception, _)| *exception == parameter).map_or(Support::Native, |row| row.1)
     }
+}
 
-    /// The best of several tables, as `/v1/models` shows it.
+/// What one upstream can carry: the dialect's table, and what the operator knows better of this server.
+#[derive(Clone, Copy, Debug)]
+pub struct Abilities<'a> {
+    /// The dialect's.
+    pub table: &'static Capabilities,
+    /// The operator's.
+    pub overrides: &'a BTreeMap<Parameter, Support>,
+}
+
+impl Abilities<'_> {
+    /// What the upstream makes of `parameter`.
     #[must_use]
-    pub fn best_by_name(tables: &[&Self]) -> BTreeMap<&'static str, &'static str> {
-        let best = |parameter: Parameter| tables.iter().map(|table| table.support(parameter)).min();
+    pub fn support(&self, parameter: Parameter) -> Support {
+        self.overrides.get(&parameter).copied().unwrap_or_else(|| self.table.support(parameter))
+    }
+
+    /// The best of several upstreams, as `/v1/models` shows it.
+    #[must_use]
+    pub fn best_by_name(upstreams: &[Self]) -> BTreeMap<&'static str, &'static str> {
+        let best = |parameter: Parameter| upstreams.iter().map(|upstream| upstream.support(parameter)).min();
         let word = |parameter: Parameter| best(parameter).unwrap_or(Support::Unsupported).as_str();
         Parameter::ALL.iter().map(|&parameter| (parameter.name(), word(parameter))).collect()
+    }
+
+    /// The fault of an override: a server can do less than its dialect, but not more, and the gateway not everything.
+    pub fn check(&self) -> Result<(), String> {
+        use Parameter::{Echo, MaxTokens, Model, N, Prompt, PromptArray, Stop, Stream, StreamOptions};
+        for (&parameter, &support) in self.overrides {
+            let (name, word) = (parameter.name(), support.as_str());
+            let impossible = match support {
+                Support::Native => false,
+                Support::Emulated => !matches!(parameter, PromptArray | N | Echo | Stop),
+                Support::Unsupported => matches!(parameter, Model | Prompt | MaxTokens | Stream | StreamOptions),
+            };
+            if impossible || support < self.table.support(parameter) {
+                return Err(format!("{name}: it cannot be {word} here"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -138,9 +176,9 @@ fn asked(request: &CompletionRequest<'_>) -> impl Iterator<Item = (Parameter, &'
 }
 
 /// Refuses what the dialect cannot carry; nothing is dropped silently.
-pub fn refuse_unsupported(request: &CompletionRequest<'_>, capabilities: &Capabilities) -> Result<(), ApiError> {
+pub fn refuse_unsupported(request: &CompletionRequest<'_>, abilities: Abilities<'_>) -> Result<(), ApiError> {
     // The gateway can say a text itself, but not its tokens' log probabilities, nor the text of token numbers.
-    if request.echo && capabilities.support(Parameter::Echo) == Support::Emulated {
+    if request.echo && abilities.support(Parameter::Echo) == Support::Emulated {
         let tokens = matches!(request.prompt, Prompt::Tokens(_) | Prompt::TokenLists(_));
         let with = [(request.logprobs.is_some(), "'logprobs'"), (tokens, "a prompt of token numbers")];
         if let Some((_, with)) = with.into_iter().find(|(asked, _)| *asked) {
@@ -151,7 +189,7 @@ pub fn refuse_unsupported(request: &CompletionRequest<'_>, capabilities: &Capabi
         }
     }
     for (parameter, name) in asked(request) {
-        if capabilities.support(parameter) == Support::Unsupported {
+        if abilities.support(parameter) == Support::Unsupported {
             let what = match parameter {
                 Parameter::PromptArray => "'prompt' with more than one prompt",
                 Parameter::PromptTokens => "'prompt' as token numbers",
@@ -163,7 +201,7 @@ pub fn refuse_unsupported(request: &CompletionRequest<'_>, capabilities: &Capabi
         }
     }
     match request.extra.first() {
-        Some((name, _)) if !capabilities.unknown_parameters => Err(unrecognized(name)),
+        Some((name, _)) if !abilities.table.unknown_parameters => Err(unrecognized(name)),
         _ => Ok(()),
     }
 }

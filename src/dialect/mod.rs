@@ -36,7 +36,7 @@ use crate::api::{Answer, ApiError, CompletionRequest, FinishReason, Logprobs, Pr
 use crate::config::{Target, Upstream};
 use crate::framing::{Frame, Framing};
 
-pub use capability::{Capabilities, Parameter, Stops, Support, refuse_unsupported};
+pub use capability::{Abilities, Capabilities, Parameter, Stops, Support, refuse_unsupported};
 pub use fault::Fault;
 pub use redact::Redactor;
 pub use share::{Part, Share, split};
@@ -214,6 +214,13 @@ pub enum Event<'a> {
     },
     /// A count of tokens. Later ones replace earlier ones, field by field: reports are cumulative.
     Usage(UsageReport),
+    /// The same of one choice alone, of several.
+    UsageOf {
+        /// The choice, as the upstream numbers it.
+        index: u32,
+        /// Its tokens, and those of its prompt.
+        report: UsageReport,
+    },
     /// The upstream says that it failed.
     Failed(Fault),
     /// The frame is not in this dialect at all.
@@ -229,6 +236,14 @@ pub struct UsageReport {
     pub prompt_tokens: Option<u64>,
     /// Of the choices.
     pub completion_tokens: Option<u64>,
+}
+
+impl UsageReport {
+    /// Takes a later report, which replaces this one field by field.
+    pub fn update(&mut self, later: Self) {
+        self.prompt_tokens = later.prompt_tokens.or(self.prompt_tokens);
+        self.completion_tokens = later.completion_tokens.or(self.completion_tokens);
+    }
 }
 
 /// Which of an upstream's fields that most have no use for a dialect makes use of.

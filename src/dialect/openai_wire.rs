@@ -135,8 +135,9 @@ impl StreamDecoder for OpenAiDecoder {
         if data == b"[DONE]" {
             return events(Event::End);
         }
-        // A keepalive that somebody wrapped as data, or an event that is only a name.
-        if data.is_empty() {
+        // A keepalive that somebody wrapped as data, an event that is only a name, or the empty beginning of
+        // llama.cpp's server for several prompts.
+        if data.is_empty() || data == b"null" {
             return;
         }
         let read = read(data, |wire| {
@@ -144,7 +145,11 @@ impl StreamDecoder for OpenAiDecoder {
                 return events(Event::Failed(Fault::in_stream(data)));
             }
             if let Some(usage) = wire.usage() {
-                events(Event::Usage(usage));
+                // Where it comes with a choice, as llama.cpp's server and vLLM send it, it is that choice's.
+                events(match wire.choices.as_deref() {
+                    Some([choice]) => Event::UsageOf { index: choice.index(), report: usage },
+                    _ => Event::Usage(usage),
+                });
             }
             for choice in wire.choices.iter().flatten() {
                 choice.with_text(|text| {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::api::{ApiError, CompletionRequest, Prompt};
 
-use super::{Capabilities, Parameter, Stops, Support};
+use super::{Abilities, Parameter, Stops, Support};
 
 /// What of an answer one upstream call gives, and what the gateway does to it.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Share {
     pub first: u32,
     /// How many choices it has.
     pub choices: u32,
+    /// How many of them each of its prompts has.
+    pub n: u32,
     /// The tokens of its prompts, where the upstream does not count them.
     pub estimated_prompt_tokens: u64,
     /// The prompt, where the gateway has to say it before the completion.
@@ -32,15 +34,15 @@ pub struct Part<'a> {
     pub share: Share,
 }
 
-/// The calls that a request takes in a dialect with these capabilities, in the order of their choices; at most
+/// The calls that a request takes with an upstream of these abilities, in the order of their choices; at most
 /// `max_calls`, else it is refused.
 pub fn split<'a>(
     request: &'a CompletionRequest<'a>,
-    capabilities: &Capabilities,
+    abilities: Abilities<'_>,
     max_calls: u32,
 ) -> Result<Vec<Part<'a>>, ApiError> {
-    let emulates = |parameter| capabilities.support(parameter) == Support::Emulated;
-    let (for_upstream, for_gateway) = divide_stops(request, capabilities);
+    let emulates = |parameter| abilities.support(parameter) == Support::Emulated;
+    let (for_upstream, for_gateway) = divide_stops(request, abilities);
     let by_prompt = emulates(Parameter::PromptArray) && request.prompt.count() > 1;
     let by_choice = emulates(Parameter::N) && request.n > 1;
     let echoes = emulates(Parameter::Echo) && request.echo;
@@ -51,6 +53,7 @@ pub fn split<'a>(
             share: Share {
                 first: 0,
                 choices: request.choices(),
+                n: request.n,
                 estimated_prompt_tokens: request.prompt.estimated_tokens(),
                 echo: None,
                 stops,
@@ -82,6 +85,7 @@ pub fn split<'a>(
             let share = Share {
                 first,
                 choices,
+                n: part.n,
                 estimated_prompt_tokens: part.prompt.estimated_tokens(),
                 echo: echoes.then(|| text(&prompt)),
                 stops: Rc::clone(&stops),
@@ -96,10 +100,10 @@ pub fn split<'a>(
 /// The stop sequences that the upstream is sent, and those that the gateway looks for; some are both.
 fn divide_stops<'a>(
     request: &'a CompletionRequest<'_>,
-    capabilities: &Capabilities,
+    abilities: Abilities<'_>,
 ) -> (Vec<Cow<'a, str>>, Vec<Cow<'a, str>>) {
-    let Stops { takes, keeps } = capabilities.stops;
-    let takes = |stop: &str| capabilities.support(Parameter::Stop) == Support::Native && takes(stop);
+    let Stops { takes, keeps } = abilities.table.stops;
+    let takes = |stop: &str| abilities.support(Parameter::Stop) == Support::Native && takes(stop);
     let stops = || request.stop.iter().map(|stop| Cow::Borrowed(&**stop));
     let for_upstream = stops().filter(|stop| takes(stop)).collect();
     // An empty sequence stands everywhere, and ends nothing.
@@ -134,9 +138,15 @@ fn text(prompt: &Prompt<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Capabilities;
     use super::*;
 
-    const FEW: Capabilities = Capabilities {
+    fn of(table: &'static Capabilities) -> Abilities<'static> {
+        static NONE: std::collections::BTreeMap<Parameter, Support> = std::collections::BTreeMap::new();
+        Abilities { table, overrides: &NONE }
+    }
+
+    static FEW: Capabilities = Capabilities {
         exceptions: &[
             (Parameter::PromptArray, Support::Emulated),
             (Parameter::N, Support::Emulated),
@@ -147,9 +157,9 @@ mod tests {
     };
 
     /// Each call as `prompt n seed first choices`, and what the gateway does.
-    fn check(capabilities: &Capabilities, request: &str, expected: &[&str]) {
+    fn check(capabilities: &'static Capabilities, request: &str, expected: &[&str]) {
         let request = CompletionRequest::parse(request.as_bytes()).unwrap();
-        let parts = split(&request, capabilities, 4).unwrap();
+        let parts = split(&request, of(capabilities), 4).unwrap();
         let line = |part: &Part<'_>| {
             let CompletionRequest { prompt, n, seed, stop, .. } = &*part.request;
             let Share { first, choices, echo, stops, .. } = &part.share;
@@ -160,9 +170,9 @@ mod tests {
 
     #[test]
     fn what_the_upstream_takes_is_one_call() {
-        let all = Capabilities { exceptions: &[], unknown_parameters: true, stops: Stops::NATIVE };
+        static ALL: Capabilities = Capabilities { exceptions: &[], unknown_parameters: true, stops: Stops::NATIVE };
         check(
-            &all,
+            &ALL,
             r#"{"model":"m","prompt":["a","b"],"n":2,"seed":7,"stop":"x"}"#,
             &[r#"["a","b"] 2 Some(7) ["x"] -> 0 4 None []"#],
         );
@@ -185,7 +195,7 @@ mod tests {
     #[test]
     fn more_calls_than_allowed_are_refused() {
         let request = CompletionRequest::parse(br#"{"model":"m","prompt":["a","b","c"],"n":2}"#).unwrap();
-        let error = split(&request, &FEW, 4).unwrap_err();
+        let error = split(&request, of(&FEW), 4).unwrap_err();
         assert_eq!((error.code(), error.param.as_deref()), (Some("unsupported_value"), Some("prompt")));
         assert!(error.message.contains("6 completions"), "{}", error.message);
     }

@@ -78,8 +78,8 @@ impl<'a> Attempts<'a> {
         // The configuration's check has made sure that the upstream exists.
         let upstream = self.config.upstreams.get(&target.upstream).ok_or_else(ApiError::internal)?;
         let dialect = upstream.dialect.dialect();
-        refuse_unsupported(self.request, dialect.capabilities())?;
-        let parts = split(self.request, dialect.capabilities(), self.config.limits.max_parallel_calls)?;
+        refuse_unsupported(self.request, upstream.abilities())?;
+        let parts = split(self.request, upstream.abilities(), self.config.limits.max_parallel_calls)?;
         let secret = match &upstream.key {
             None => None,
             Some(name) => Some(platform.secret(name).ok_or_else(|| {

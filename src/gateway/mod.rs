@@ -8,8 +8,8 @@ mod reply;
 mod targets;
 
 use crate::api::{ApiError, Case, ChunkFormat, ChunkHead, CompletionRequest, ModelCard, write_model, write_models};
-use crate::config::{GatewayConfig, Model};
-use crate::dialect::Capabilities;
+use crate::config::{GatewayConfig, Model, Upstream};
+use crate::dialect::Abilities;
 use crate::hex::hex;
 use crate::quota::Standing;
 use crate::tenant::{Allowed, ApiKey, KeyRecord, TenantRecord, TenantStatus};
@@ -327,13 +327,13 @@ fn allowed_model<'a>(config: &'a GatewayConfig, caller: &Caller, name: &str) -> 
 /// A model as `/v1/models` shows it: able to do what any of its targets is, since a request goes to one that can.
 fn card<'a>(config: &'a GatewayConfig, name: &'a str, model: &'a Model) -> ModelCard<'a> {
     let upstreams = model.targets.iter().filter_map(|target| config.upstreams.get(&target.upstream));
-    let dialects: Vec<_> = upstreams.map(|upstream| upstream.dialect.dialect().capabilities()).collect();
+    let abilities: Vec<_> = upstreams.map(Upstream::abilities).collect();
     ModelCard {
         id: name,
         object: "model",
         created: model.created,
         owned_by: &model.owned_by,
-        capabilities: Capabilities::best_by_name(&dialects),
+        capabilities: Abilities::best_by_name(&abilities),
     }
 }
 

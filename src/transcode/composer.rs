@@ -159,6 +159,11 @@ impl Composer {
                     source.usage.report(report);
                 }
             }
+            Event::UsageOf { index, report } => {
+                if let Some((_, source, place)) = self.sources.get_mut(source).and_then(|source| source.locate(index)) {
+                    source.usage.report_of(place, source.choices.len(), report);
+                }
+            }
             Event::Failed(fault) => {
                 let error = fault.into_api_error(&self.redactor);
                 self.fail(error, out);
@@ -295,10 +300,10 @@ impl Composer {
 
 impl Source {
     fn new(share: Share) -> Self {
-        let Share { first, choices, estimated_prompt_tokens, echo, stops } = share;
+        let Share { first, choices, n, estimated_prompt_tokens, echo, stops } = share;
         let scanner = || (!stops.is_empty()).then(|| StopScanner::new(Rc::clone(&stops)));
         let choices = (0..choices).map(|_| ChoiceState { scanner: scanner(), ..ChoiceState::default() }).collect();
-        let usage = UsageTally::new(estimated_prompt_tokens);
+        let usage = UsageTally::new(estimated_prompt_tokens, n);
         Self { first, choices, echo, only_index: None, usage, progress: Progress::Open }
     }
 
