@@ -78,9 +78,19 @@ function heldModel(dialect) {
 
 const held = {};
 for (const dialect of EMULATING) {
-  for (const name of ["whole", "stream", "fails first", "breaks", "gone", "too many", "stops"]) {
+  for (const name of ["whole", "stream", "fails first", "second target", "breaks", "gone", "too many", "stops"]) {
     held[`${name}, ${dialect}`] = heldModel(dialect);
   }
+}
+
+/** The models that have two targets. */
+function addFallbacks(config) {
+  const targets = (name) => config.models[name].targets;
+  for (const dialect of EMULATING) {
+    const both = ["fails first", "second target"].flatMap((name) => targets(`${name}, ${dialect}`));
+    config.models[`falls back, ${dialect}`] = { targets: both };
+  }
+  return config;
 }
 
 // What the first of three calls does, and what the others have done by then: each before any chunk.
@@ -110,7 +120,8 @@ const BREAKS = {
 suite("fan-out", () => {
   let gateway;
   before(async () => {
-    gateway = await startGateway({ scripts: Object.fromEntries(Object.entries(held).map(([name, { model }]) => [name, model])) });
+    const scripts = Object.fromEntries(Object.entries(held).map(([name, { model }]) => [name, model]));
+    gateway = await startGateway({ scripts, configure: addFallbacks });
   });
   after(() => gateway?.stop());
 
@@ -175,6 +186,26 @@ suite("fan-out", () => {
         assert.deepEqual([response.status, error.code], [502, "upstream_error"]);
         await each(rest, (call) => call.closed());
         assert.deepEqual(await caller.usageOf(1), { requests: 1, prompt_tokens: 0, completion_tokens: 0, estimated: 0, refused: 0, errors: 1 });
+      });
+    }
+
+    for (const stream of [false, true]) {
+      test(`where one call fails, the others end before the next target has answered (stream: ${stream}, ${dialect})`, async () => {
+        const pending = gateway.complete({ model: `falls back, ${dialect}`, prompt: PROMPTS, ...OURS, stream });
+        const calls = await held[`fails first, ${dialect}`].arrived(3);
+        await calls.b.begin();
+        await calls.c.refuse(500);
+        const next = await held[`second target, ${dialect}`].arrived(3);
+        await Promise.all([calls.a.closed(), calls.b.closed()]);
+        await each(next, async (call) => {
+          if (!stream) return call.answer(call.name);
+          await call.begin();
+          await call.say(call.name);
+          await call.end();
+        });
+        const text = await (await pending).text();
+        const texts = stream ? choicesOf(chunksOf(text)) : Object.fromEntries(JSON.parse(text).choices.map((choice) => [choice.index, choice]));
+        assert.deepEqual(Object.values(texts).map((choice) => choice.text), PROMPTS);
       });
     }
 
