@@ -10,12 +10,14 @@ export const ADMIN_TOKEN = "an-operator's-secret-0123456789";
 export const UPSTREAM_KEY = "upstream-secret-0123456789abcdef";
 
 /**
- * `scripts`: model name → a script, or `{ script, dialect, model, upstream }` where `model` has fields of the
- * model's configuration and `upstream` those of its upstream's. Each model gets an upstream of its own with the
- * base URL `<wire>/<dialect>/v1`, so that one test's settings are no other's. `configure` may change the whole
- * document before it goes to KV. `ledger` is as in `startWorker`.
+ * `scripts`: model name → a script, or `{ script, dialect, model, upstream, target, base }` where `model` has fields of
+ * the model's configuration, `upstream` those of its upstream's and `target` those of its target's. Each model gets an
+ * upstream of its own with the base URL `<wire>/<dialect>/v1`, so that one test's settings are no other's. With a `base`
+ * it is `<wire>/=<model><base>`: then the upstream may call the model as it likes, or not at all. `configure` may change
+ * the whole document before it goes to KV. `secrets` are beside those that every Worker has here. `ledger` and `ai` are
+ * as in `startWorker`, where the `address` is the wire upstream's.
  */
-export async function startGateway({ scripts, tenants = {}, configure = (config) => config, ledger }) {
+export async function startGateway({ scripts, tenants = {}, configure = (config) => config, secrets = {}, ledger, ai }) {
   const cases = Object.entries(scripts).map(([name, entry]) => [name, typeof entry === "function" ? { script: entry } : entry]);
   const upstream = await startWireUpstream(Object.fromEntries(cases.map(([name, one]) => [name, one.script])));
 
@@ -23,21 +25,23 @@ export async function startGateway({ scripts, tenants = {}, configure = (config)
   cases.forEach(([name, one], index) => {
     const dialect = one.dialect ?? "openai-completions";
     const upstreamName = `wire-${index}`;
+    const path = one.base === undefined ? `/${dialect}/v1` : `/=${encodeURIComponent(name)}${one.base}`;
     config.upstreams[upstreamName] = {
       dialect,
-      base_url: `${upstream.origin}/${dialect}/v1`,
+      base_url: `${upstream.origin}${path}`,
       key: "WIRE_KEY",
       ...one.upstream,
     };
-    config.models[name] = { targets: [{ upstream: upstreamName, model: name }], ...one.model };
+    config.models[name] = { targets: [{ upstream: upstreamName, model: name, ...one.target }], ...one.model };
   });
 
   try {
     const worker = await startWorker({
       config: configure(config, upstream),
       tenants: { demo: makeTenant(), ...tenants },
-      secrets: { WIRE_KEY: UPSTREAM_KEY, ADMIN_TOKEN },
+      secrets: { WIRE_KEY: UPSTREAM_KEY, ADMIN_TOKEN, ...secrets },
       ledger,
+      ai: ai && { address: `127.0.0.1:${upstream.port}`, ...ai },
     });
     const key = await worker.addKey();
     // The Worker is the prototype and not copied: its port changes with a restart.

@@ -2,7 +2,9 @@
 import { gzipSync, constants as zlib, createGzip } from "node:zlib";
 import { once } from "node:events";
 
-const EVENT_STREAM = { "Content-Type": "text/event-stream", "Transfer-Encoding": "chunked" };
+const SSE = "text/event-stream";
+const chunked = (type) => ({ "Content-Type": type, "Transfer-Encoding": "chunked" });
+const EVENT_STREAM = chunked(SSE);
 
 /** `data:` events, each with its blank line, out of objects or literal data. */
 export function events(...data) {
@@ -38,23 +40,31 @@ export function chatChunk(delta, finish = null, more = {}) {
 export const USAGE = { prompt_tokens: 7, completion_tokens: 2, total_tokens: 9 };
 
 /** A whole stream in one HTTP chunk, ended as HTTP asks. */
-export function stream(body) {
-  return pieces([body]);
+export function stream(body, type) {
+  return pieces([body], type);
 }
 
 /** A whole stream, one byte an HTTP chunk: no reader can see more than one byte at a time. */
-export function bytewise(body) {
+export function bytewise(body, type = SSE) {
   return async (exchange) => {
-    await exchange.head(200, EVENT_STREAM);
+    await exchange.head(200, chunked(type));
     for (const byte of Buffer.from(body)) await exchange.chunk([byte]);
     await exchange.lastChunk();
   };
 }
 
+/** A whole stream in HTTP chunks of lengths that have nothing to do with what is in it. */
+export function oddPieces(body, type) {
+  const bytes = Buffer.from(body);
+  const cuts = [];
+  for (let at = 0, length = 1; at < bytes.length; at += length, length = (length * 7) % 31) cuts.push(bytes.subarray(at, at + length));
+  return pieces(cuts, type);
+}
+
 /** A whole stream in these HTTP chunks. A piece may be a promise's maker: the script waits for it. */
-export function pieces(list) {
+export function pieces(list, type = SSE) {
   return async (exchange) => {
-    await exchange.head(200, EVENT_STREAM);
+    await exchange.head(200, chunked(type));
     for (const piece of list) {
       if (typeof piece === "function") await piece(exchange);
       else await exchange.chunk(piece);

@@ -7,6 +7,7 @@ import { within } from "./wait.mjs";
 /**
  * `scripts`: model name, as the upstream sees it → `async (exchange) => …`. A script writes the whole response.
  * Where a script returns with the connection open, the connection takes a next request, as keep-alive does.
+ * Not every dialect names the model in the body: see `addressee`.
  */
 export async function startWireUpstream(scripts) {
   const requests = [];
@@ -33,6 +34,8 @@ export async function startWireUpstream(scripts) {
 
   return {
     port: server.address().port,
+    /** All that came, whomever it was for. */
+    requests,
     origin: `http://127.0.0.1:${server.address().port}`,
     requestsFor: (model) => requests.filter((request) => request.model === model),
     /** The `count`-th request for this model, waited for if it has not come yet. */
@@ -61,12 +64,24 @@ async function serve(socket, closed, scripts, record) {
     const request = await parser.next();
     if (!request) return;
     request.nthOnConnection = nth;
-    request.connectionClosed = (what = "the upstream's connection to close") => within(closed, what);
+    Object.assign(request, addressee(request));
+    request.connectionClosed = (what = "the upstream's connection to close", limitMs) => within(closed, what, limitMs);
     record(request);
     const script = scripts[request.model];
     if (!script) throw new Error(`no script for ${request.method} ${request.path} with model ${request.model}`);
     await script(exchangeOn(socket, closed, request));
   }
+}
+
+/**
+ * Whose script a request is for, and the path that the dialect wrote. A base URL may begin with the name, as in
+ * `/=name/v1`, which is then no part of `path`, though of `wholePath`; the binding to Workers AI has the model in a
+ * header of its own.
+ */
+function addressee({ path, header, model }) {
+  const named = path.match(/^\/=([^/]+)(.*)$/);
+  if (named) return { model: decodeURIComponent(named[1]), path: named[2], wholePath: path };
+  return { model: header("cf-consn-model-id") ?? model, path, wholePath: path };
 }
 
 function exchangeOn(socket, closed, request) {

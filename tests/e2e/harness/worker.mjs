@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { Log, LogLevel, Miniflare } from "miniflare";
+import { aiBindings } from "./ai_binding.mjs";
 import { ledgerBindings } from "./ledger_stand_ins.mjs";
 import { makeKey } from "./records.mjs";
 import { childrenNamed } from "./processes.mjs";
@@ -16,9 +17,10 @@ const WORKER = "completions-edge";
 /**
  * Starts one Worker. `config` and `tenants` are in KV before it takes its first request, because the isolate
  * remembers what it has read; keys and further tenants may be added at any time. `ledger` is "real", or how it
- * fails: see ledger_stand_ins.mjs.
+ * fails: see ledger_stand_ins.mjs. `ai`, if there is to be a binding to Workers AI, says where its service is: see
+ * ai_binding.mjs.
  */
-export async function startWorker({ config, tenants, secrets = {}, ledger = "real" }) {
+export async function startWorker({ config, tenants, secrets = {}, ledger = "real", ai }) {
   const storage = mkdtempSync(join(tmpdir(), "completions-edge-e2e-"));
   const removeStorage = () => rmSync(storage, { recursive: true, force: true });
   process.once("exit", removeStorage);
@@ -33,7 +35,7 @@ export async function startWorker({ config, tenants, secrets = {}, ledger = "rea
 
   let running;
   const begin = async () => {
-    running = await begun(new Miniflare(settings({ storage, secrets, ledger, takeLog })));
+    running = await begun(new Miniflare(settings({ storage, secrets, ledger, ai, takeLog })));
   };
   const end = async () => {
     const { miniflare } = running ?? {};
@@ -118,10 +120,11 @@ async function begun(miniflare) {
   }
 }
 
-function settings({ storage, secrets, ledger, takeLog }) {
+function settings({ storage, secrets, ledger, ai, takeLog }) {
   const runtime = readWranglerSettings(join(REPOSITORY, "wrangler.toml"));
   const secretBindings = Object.entries(secrets).map(([name, value]) => [name, { type: "text", value }]);
   const { env, workers } = ledgerBindings(ledger, WORKER, runtime);
+  const { env: aiEnv, workers: aiWorkers } = aiBindings(ai, runtime);
   return {
     host: "127.0.0.1",
     port: 0,
@@ -142,7 +145,7 @@ function settings({ storage, secrets, ledger, takeLog }) {
               "index_bg.wasm": { type: "wasm", contents: new Uint8Array(readFileSync(join(BUILD, "index_bg.wasm"))) },
             },
           },
-          env: { KV: { type: "kv", id: "e2e" }, ...env, ...Object.fromEntries(secretBindings) },
+          env: { KV: { type: "kv", id: "e2e" }, ...env, ...aiEnv, ...Object.fromEntries(secretBindings) },
           exports: { LedgerObject: { type: "durable-object", storage: "sqlite" } },
         },
         // A socket of workerd's own: miniflare's entry Worker would stand between the client and the Worker
@@ -150,6 +153,7 @@ function settings({ storage, secrets, ledger, takeLog }) {
         dev: { unsafeDirectSockets: [{ host: "127.0.0.1", port: 0 }] },
       },
       ...workers,
+      ...aiWorkers,
     ],
   };
 }

@@ -4,20 +4,23 @@ Standard input: {"base_url", "api_key", "jobs": [{"name", "library", "model", "s
 Standard output: one JSON object, name -> what the library gave its user.
 """
 
+import functools
 import json
 import sys
 
 import openai
 
 
-def run_openai(settings, job):
+@functools.cache
+def client_of(base_url, api_key, retries):
+    """A client is made once for all jobs of its kind: each reads the system's certificates, which takes its time."""
     # "default" is what every user has; all other jobs want to see the first answer.
-    retries = {} if job.get("retries") == "default" else {"max_retries": 0}
-    client = openai.OpenAI(
-        base_url=settings["base_url"],
-        api_key=job.get("api_key", settings["api_key"]),
-        **retries,
-    )
+    more = {} if retries == "default" else {"max_retries": 0}
+    return openai.OpenAI(base_url=base_url, api_key=api_key, **more)
+
+
+def run_openai(settings, job):
+    client = client_of(settings["base_url"], job.get("api_key", settings["api_key"]), job.get("retries"))
     params = {"model": job["model"], "prompt": "Write a haiku about dawn", **job.get("params", {})}
     if not job["stream"]:
         resp = client.completions.create(**params)
