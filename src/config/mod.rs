@@ -36,6 +36,27 @@ pub struct GatewayConfig {
     /// gives the connection up; 0 for never.
     #[serde(default = "default_keepalive_ms")]
     pub keepalive_ms: u32,
+    /// What is told of requests.
+    #[serde(default)]
+    pub observe: Observe,
+}
+
+/// What is told of requests, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Observe {
+    /// The log gets a line for each.
+    pub log: bool,
+    /// The client gets the name of the target that answered, in `x-upstream-target`.
+    pub target_header: bool,
+    /// Upstreams get `traceparent`, where the client sent one.
+    pub trace: bool,
+}
+
+impl Default for Observe {
+    fn default() -> Self {
+        Self { log: true, target_header: false, trace: true }
+    }
 }
 
 const fn default_keepalive_ms() -> u32 {

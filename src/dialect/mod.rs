@@ -97,6 +97,8 @@ pub struct Call<'a> {
     pub model: &'a crate::config::Model,
     /// The upstream's key, if it wants one.
     pub secret: Option<&'a str>,
+    /// The `traceparent` that the upstream is sent: the client's trace, with a span of ours.
+    pub traceparent: Option<&'a str>,
     /// Milliseconds since 1970, for signatures.
     pub now_ms: u64,
 }
@@ -152,7 +154,8 @@ impl Call<'_> {
             // A compressed stream arrives in blocks, and tokens late.
             ("accept-encoding", "identity".to_owned()),
         ];
-        let own = fixed.into_iter().chain(credentials).map(|(name, value)| (Cow::Borrowed(name), value));
+        let trace = self.traceparent.map(|trace| ("traceparent", trace.to_owned()));
+        let own = fixed.into_iter().chain(credentials).chain(trace).map(|(name, value)| (Cow::Borrowed(name), value));
         let operators = self.model.headers.iter().map(|(name, value)| (Cow::Owned(name.clone()), value.clone()));
         own.chain(operators).collect()
     }

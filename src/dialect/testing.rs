@@ -12,6 +12,14 @@ pub(super) fn encode(upstream: &str, body: &str) -> Result<UpstreamRequest, ApiE
     let model: Model = serde_json::from_str(r#"{"targets":[]}"#).unwrap();
     let request = CompletionRequest::parse(body.as_bytes()).unwrap();
     let secret = upstream.key.as_ref().map(|_| "secret");
-    let call = Call { request: &request, upstream: &upstream, target: &target, model: &model, secret, now_ms: 0 };
+    let call = Call {
+        request: &request,
+        upstream: &upstream,
+        target: &target,
+        model: &model,
+        secret,
+        traceparent: None,
+        now_ms: 0,
+    };
     upstream.dialect.dialect().encode(&call)
 }

@@ -87,6 +87,7 @@ export function readHead(request) {
     search.slice(1),
     headers.get("if-match"),
     headers.get("if-none-match"),
+    headers.get("traceparent"),
   ];
 }
 
@@ -267,6 +268,21 @@ export function callAi(env, binding, model, headers, body, timeoutMs, request, c
     return env[binding].run(model, JSON.parse(body), { returnRawResponse: true, signal, extraHeaders });
   };
   return call(send, timeoutMs, request, ctx);
+}
+
+// Writes the line of a request that has ended into the log, if it is wanted there, and a data point into the dataset that
+// is bound as ANALYTICS, if one is.
+export function record(env, line, isLogged) {
+  if (isLogged) console.log(line);
+  if (!env.ANALYTICS) return;
+  const request = JSON.parse(line);
+  const { tenant, key, model, target, dialect, ended, error, finish_reason: finishReason, route } = request;
+  const blobs = [route, tenant, key, model, target, dialect, ended, error, finishReason].map((blob) => blob ?? "");
+  const { status, attempts, prompt_tokens: prompt, completion_tokens: completion, estimated, stream } = request;
+  const { headers_ms: headersMs, first_token_ms: firstTokenMs, total_ms: totalMs } = request;
+  const counts = [status, attempts, prompt, completion, Number(estimated), Number(stream)];
+  const times = [headersMs ?? -1, firstTokenMs ?? -1, totalMs];
+  env.ANALYTICS.writeDataPoint({ indexes: [tenant ?? ""], blobs, doubles: [...counts, ...times] });
 }
 
 // Keeps a request's context alive until the returned function is called. Without, the runtime drops the context as soon

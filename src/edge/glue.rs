@@ -63,6 +63,9 @@ extern "C" {
         idle_ms: u32,
     ) -> web_sys::ReadableStream;
 
+    /// Tells the log, and the analytics dataset if one is bound, of a request that has ended.
+    pub(super) fn record(env: &Env, line: &str, is_logged: bool);
+
     /// A function that calls two.
     pub(super) fn both(first: js_sys::Function, second: js_sys::Function) -> js_sys::Function;
 

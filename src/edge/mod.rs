@@ -64,6 +64,7 @@ fn head(request: &web_sys::Request) -> Head {
         query: next().unwrap_or_default(),
         if_match: next(),
         if_none_match: next(),
+        traceparent: next(),
     }
 }
 
@@ -82,11 +83,11 @@ fn respond(reply: Reply<Upstream>, platform: &EdgePlatform, release: js_sys::Fun
         ReplyBody::Bytes(bytes) => js_sys::Uint8Array::from(bytes.as_slice()).into(),
         ReplyBody::Chunks(bytes) => glue::stream_of(js_sys::Uint8Array::from(bytes.as_slice())).into(),
         ReplyBody::Stream(stream) => {
-            let StreamBody { first, upstreams, transcoder, settlement, patience } = *stream;
+            let StreamBody { first, upstreams, transcoder, closing, patience } = *stream;
             let Patience { keepalive_ms, first_token_ms, idle_ms } = patience;
             let first = js_sys::Uint8Array::from(first.as_slice());
             let ctx: &JsValue = platform.ctx.as_ref().as_ref();
-            let pump = Pump::new(transcoder, settlement, platform.env.clone(), ctx.clone());
+            let pump = Pump::new(transcoder, closing, platform.env.clone(), ctx.clone());
             let sources = upstreams.into_iter().map(|upstream| upstream.map_or(JsValue::NULL, Upstream::into_js));
             let body = glue::pump(first, sources.collect(), pump, end, keepalive_ms, first_token_ms, idle_ms);
             return glue::respond(reply.status, &headers, &body);

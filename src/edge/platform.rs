@@ -6,7 +6,7 @@ use wasm_bindgen::{JsCast as _, JsValue};
 use worker::{Context, Date, Env, RateLimiter, console_warn, web_sys};
 
 use crate::dialect::{Destination, UpstreamRequest};
-use crate::gateway::{CallError, Platform, ReadError, Settlement, UpstreamBody, UpstreamResponse};
+use crate::gateway::{CallError, Platform, ReadError, RequestRecord, Settlement, UpstreamBody, UpstreamResponse};
 use crate::quota::{Call, Reply as LedgerReply, Settle};
 
 use super::bindings;
@@ -155,6 +155,10 @@ impl Platform for EdgePlatform {
         let address = self.request.headers().get("cf-connecting-ip").ok().flatten().unwrap_or_default();
         // A limiter that fails lets pass: it is only there to slow down.
         limiter.limit(address).await.map_or(true, |outcome| outcome.success)
+    }
+
+    fn record(&self, record: &RequestRecord) {
+        glue::record(&self.env, &record.line(), record.is_logged);
     }
 
     fn warn(&self, message: &str) {

@@ -1,44 +1,40 @@
 //! The Rust half of the stream pump; the other half, which reads and sends, is in `glue.js`.
 
 use wasm_bindgen::prelude::*;
-use worker::{Env, console_warn};
+use worker::{Date, Env};
 
-use crate::gateway::Settlement;
+use crate::gateway::Closing;
 use crate::quota::Call;
 use crate::transcode::{End, Progress, Transcoder};
 
+use super::glue;
 use super::platform::tell_ledger;
 
 /// A transcoder as JavaScript drives it: one call for each piece of the upstream's body. When the stream has ended,
-/// however it ended, its quota is settled, once.
+/// however it ended, its quota is settled and the log told, once.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Pump {
     transcoder: Transcoder,
-    /// Taken when it is settled.
-    settlement: Option<Settlement>,
+    /// Taken when the stream has ended.
+    closing: Option<Closing>,
     env: Env,
     ctx: JsValue,
 }
 
 impl Pump {
-    pub(super) fn new(transcoder: Transcoder, settlement: Option<Settlement>, env: Env, ctx: JsValue) -> Self {
-        Self { transcoder, settlement, env, ctx }
+    pub(super) fn new(transcoder: Transcoder, closing: Closing, env: Env, ctx: JsValue) -> Self {
+        Self { transcoder, closing: Some(closing), env, ctx }
     }
 
-    fn settle(&mut self) {
-        let outcome = self.transcoder.outcome();
-        if let Some(settlement) = self.settlement.take() {
-            let settle = settlement.of_stream(&outcome);
+    /// Once: the ledger and the log are told. `gone` if the client left before the end.
+    fn close(&mut self, gone: bool) {
+        let Some(closing) = self.closing.take() else { return };
+        let (settle, record) = closing.close(&self.transcoder.outcome(), gone, Date::now().as_millis());
+        if let Some((settlement, settle)) = settle {
             tell_ledger(&self.env, &self.ctx, &settlement.tenant, &Call::Settle(settle));
         }
-    }
-
-    fn report(&mut self) {
-        if let Some(failure) = self.transcoder.outcome().failure {
-            console_warn!("a stream ended with {}", failure.code().unwrap_or_default());
-        }
-        self.settle();
+        glue::record(&self.env, &record.line(), record.is_logged);
     }
 }
 
@@ -49,8 +45,13 @@ impl Pump {
         // What we write about an event is somewhat longer than what upstreams do.
         let mut out = Vec::with_capacity(bytes.len().saturating_mul(2));
         self.transcoder.feed(source, bytes, &mut out);
+        if let Some(closing) = self.closing.as_mut().filter(|closing| !closing.has_seen_text())
+            && self.transcoder.has_begun()
+        {
+            closing.see_text(Date::now().as_millis());
+        }
         if self.transcoder.is_over() {
-            self.report();
+            self.close(false);
         }
         out
     }
@@ -60,7 +61,7 @@ impl Pump {
         let mut out = Vec::new();
         self.transcoder.finish(source, if broken { End::Broken } else { End::Closed }, &mut out);
         if self.transcoder.is_over() {
-            self.report();
+            self.close(false);
         }
         out
     }
@@ -79,7 +80,7 @@ impl Pump {
     pub fn expire(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         self.transcoder.expire(&mut out);
-        self.report();
+        self.close(false);
         out
     }
 
@@ -98,7 +99,7 @@ impl Pump {
 
     /// The client has gone away.
     pub fn gone(&mut self) {
-        self.settle();
+        self.close(true);
     }
 
     /// Whether the end mark has been written: nothing is left of any source, but for those that are to be broken off.

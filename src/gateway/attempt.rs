@@ -8,7 +8,7 @@ use crate::dialect::{Call, Dialect, Fault, Redactor, Share, UpstreamRequest, Usa
 use crate::transcode::{End, Outcome, Plan, Progress, Transcoder, gather};
 
 use super::reply::{JSON, KEEPALIVE, Patience, Reply, ReplyBody, StreamBody};
-use super::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
+use super::{CallError, Closing, Platform, ReadError, UpstreamBody, UpstreamResponse};
 
 /// What stays the same for all targets of one request.
 pub(super) struct Attempts<'a> {
@@ -17,11 +17,14 @@ pub(super) struct Attempts<'a> {
     pub model: &'a Model,
     pub head: &'a ChunkHead,
     pub format: crate::api::ChunkFormat,
+    /// For upstreams: the client's trace, with our span.
+    pub traceparent: Option<&'a str>,
 }
 
 /// A target with its calls, ready to be sent.
 pub(super) struct Prepared<'a> {
     name: &'a str,
+    target: &'a Target,
     upstream: &'a Upstream,
     dialect: &'static dyn Dialect,
     calls: Vec<UpstreamRequest>,
@@ -29,10 +32,23 @@ pub(super) struct Prepared<'a> {
     redactor: Redactor,
 }
 
+impl Prepared<'_> {
+    /// The target, as logs and headers name it.
+    pub(super) fn target(&self) -> String {
+        format!("{}/{}", self.target.upstream, self.target.model)
+    }
+
+    pub(super) fn dialect(&self) -> &'static str {
+        self.upstream.dialect.name()
+    }
+}
+
 /// What a target answered, and what that used if it is known already: a stream still has to tell.
 pub(super) struct Answered<B> {
     pub reply: Reply<B>,
     pub outcome: Option<Outcome>,
+    /// When all of the target's headers had come, since 1970.
+    pub headers_ms: u64,
 }
 
 /// Why a target gave no answer.
@@ -43,17 +59,19 @@ pub(super) struct Failed {
     pub retryable: bool,
     /// What was used all the same, because the client did not stay to get it.
     pub outcome: Option<Outcome>,
+    /// Whether the client went away.
+    pub client_gone: bool,
 }
 
 impl Failed {
     fn retryable(error: ApiError) -> Self {
-        Self { error, retryable: true, outcome: None }
+        Self { error, retryable: true, outcome: None, client_gone: false }
     }
 
     /// The client went away: nobody reads this, and no upstream is to blame. `outcome` is what an upstream that had
     /// begun to answer is owed.
     fn client_gone(outcome: Option<Outcome>) -> Self {
-        Self { error: ApiError::internal(), retryable: false, outcome }
+        Self { error: ApiError::internal(), retryable: false, outcome, client_gone: true }
     }
 }
 
@@ -92,12 +110,20 @@ impl<'a> Attempts<'a> {
         let (secret, now_ms) = (secret.as_deref(), platform.now_ms());
         let (mut calls, mut shares) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
         for part in parts {
-            let call = Call { request: &part.request, upstream, target, model: self.model, secret, now_ms };
+            let call = Call {
+                request: &part.request,
+                upstream,
+                target,
+                model: self.model,
+                secret,
+                traceparent: self.traceparent,
+                now_ms,
+            };
             calls.push(dialect.encode(&call)?);
             shares.push(part.share);
         }
         let redactor = Redactor::new(secret, &upstream.base_url, &target.model, &self.head.model);
-        Ok(Prepared { name: &target.upstream, upstream, dialect, calls, shares, redactor })
+        Ok(Prepared { name: &target.upstream, target, upstream, dialect, calls, shares, redactor })
     }
 
     /// Calls the target. What comes back has begun to be an answer: a failure before its first chunk is an error here,
@@ -121,6 +147,7 @@ impl<'a> Attempts<'a> {
                 return Err(failed);
             }
         };
+        let headers_ms = platform.now_ms();
         let Prepared { name, upstream, dialect, shares, redactor, .. } = prepared;
         let wants_logprobs = self.request.logprobs.is_some();
         let plan = Plan { shares, wants_logprobs, max_event_bytes: self.config.limits.max_event_bytes };
@@ -131,7 +158,8 @@ impl<'a> Attempts<'a> {
                 first_token_ms: upstream.first_token_timeout_ms,
                 idle_ms: upstream.idle_timeout_ms,
             };
-            return begin(platform, name, transcoder, parts, patience).await;
+            let (reply, outcome) = begin(platform, name, transcoder, parts, patience).await?;
+            return Ok(Answered { reply, outcome, headers_ms });
         }
         // A call that was not to stream is answered whole, or not at all.
         let answers = parts.into_iter().filter_map(|part| match part {
@@ -143,7 +171,7 @@ impl<'a> Attempts<'a> {
             Failed::retryable(error)
         })?;
         let reply = Reply::ok(JSON, write_completion(self.head, &choices, outcome.usage));
-        Ok(Answered { reply, outcome: Some(outcome) })
+        Ok(Answered { reply, outcome: Some(outcome), headers_ms })
     }
 
     /// Makes one call, up to where it has begun to answer.
@@ -182,7 +210,7 @@ impl<'a> Attempts<'a> {
             Ok((answer, report)) => Ok(Part::Whole(answer, report)),
             Err(Unanswered::ClientGone) => {
                 let usage = crate::api::Usage { prompt_tokens: share.estimated_prompt_tokens, completion_tokens: 0 };
-                Err(Failed::client_gone(Some(Outcome { failure: None, usage, reported: false })))
+                Err(Failed::client_gone(Some(Outcome { failure: None, usage, reported: false, finish_reason: None })))
             }
             Err(Unanswered::Fault(fault)) => Err(failed(platform, name, fault, redactor)),
         }
@@ -227,7 +255,7 @@ fn failed<P: Platform>(platform: &P, name: &str, fault: Fault, redactor: &Redact
         let message = redactor.redact(&fault.message);
         platform.warn(&format!("upstream `{name}` failed with {}: {message}", fault.status));
     }
-    Failed { error: fault.into_api_error(redactor), retryable, outcome: None }
+    Failed { error: fault.into_api_error(redactor), retryable, outcome: None, client_gone: false }
 }
 
 /// Reads streams up to their first chunk. Until there is something to send, the client has no status yet, and the next
@@ -238,7 +266,7 @@ async fn begin<P: Platform>(
     mut transcoder: Transcoder,
     parts: Vec<Part<P::Body>>,
     mut patience: Patience,
-) -> Result<Answered<P::Body>, Failed> {
+) -> Result<(Reply<P::Body>, Option<Outcome>), Failed> {
     let mut first = Vec::new();
     let mut upstreams: Vec<Option<P::Body>> = Vec::with_capacity(parts.len());
     for (source, part) in parts.into_iter().enumerate() {
@@ -287,8 +315,8 @@ async fn begin<P: Platform>(
         }
     }
     if !transcoder.is_over() {
-        let body = StreamBody { first, upstreams, transcoder, settlement: None, patience };
-        return Ok(Answered { reply: Reply::stream(ReplyBody::Stream(Box::new(body))), outcome: None });
+        let body = StreamBody { first, upstreams, transcoder, closing: Closing::default(), patience };
+        return Ok((Reply::stream(ReplyBody::Stream(Box::new(body))), None));
     }
     let outcome = transcoder.outcome();
     if let Some(error) = &outcome.failure {
@@ -297,11 +325,11 @@ async fn begin<P: Platform>(
             platform.warn(&format!("upstream `{name}` failed in its stream: {}", error.message));
         }
         if let Some(error) = transcoder.failure_before_first_chunk() {
-            return Err(Failed { error: error.clone(), retryable, outcome: None });
+            return Err(Failed { error: error.clone(), retryable, outcome: None, client_gone: false });
         }
         // It failed after a chunk, though both came at once: the client gets what there is.
     }
-    Ok(Answered { reply: Reply::stream(ReplyBody::Chunks(first)), outcome: Some(outcome) })
+    Ok((Reply::stream(ReplyBody::Chunks(first)), Some(outcome)))
 }
 
 /// What comes next from any of the upstreams, with its number; nothing if none is left.

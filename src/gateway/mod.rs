@@ -4,11 +4,13 @@ mod attempt;
 mod directory;
 mod platform;
 mod quota_step;
+mod record;
 mod reply;
 mod targets;
+mod trace;
 
 use crate::api::{ApiError, Case, ChunkFormat, ChunkHead, CompletionRequest, ModelCard, write_model, write_models};
-use crate::config::{GatewayConfig, Model, Upstream};
+use crate::config::{GatewayConfig, Model, Observe, Upstream};
 use crate::dialect::Abilities;
 use crate::hex::hex;
 use crate::quota::Standing;
@@ -20,8 +22,10 @@ use attempt::{Answered, Attempts, Failed};
 use directory::Directory;
 pub use platform::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
 pub use quota_step::Settlement;
+pub use record::{Closing, Ended, RequestRecord};
 pub(crate) use reply::{JSON, Timing};
 pub use reply::{Patience, Reply, ReplyBody, StreamBody};
+use trace::Trace;
 
 /// What of a request's head concerns us.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +54,8 @@ pub struct Head {
     pub if_match: Option<String>,
     /// `if-none-match`.
     pub if_none_match: Option<String>,
+    /// `traceparent`.
+    pub traceparent: Option<String>,
 }
 
 /// Randomness for one request: half of it names the request, half of it the completion.
@@ -72,6 +78,16 @@ enum Route<'a> {
 }
 
 impl<'a> Route<'a> {
+    /// Its name in the log.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Completions => "completions",
+            Self::Models | Self::Model(_) => "models",
+            Self::Usage => "usage",
+            Self::Health => "health",
+        }
+    }
+
     /// The route of a path, and the one method that it has.
     fn of(path: &'a str) -> Option<(Self, &'static str)> {
         match path {
@@ -93,6 +109,30 @@ struct Visit {
     caller: Option<Rc<Caller>>,
     /// Where the caller's limits stand, if anybody has asked the ledger.
     standings: Option<Vec<Standing>>,
+    record: RequestRecord,
+    observe: Observe,
+}
+
+impl Visit {
+    /// Tells the log of a request that has ended; a stream takes its record along and tells it at its end.
+    fn tell<P: Platform>(&mut self, platform: &P, reply: &mut Reply<P::Body>) {
+        let record = &mut self.record;
+        record.status = reply.status;
+        record.is_logged = self.observe.log;
+        if record.attempts > 0 {
+            reply.header("x-upstream-attempts", record.attempts.to_string());
+        }
+        if let Some(target) = record.target.as_ref().filter(|_| self.observe.target_header) {
+            reply.header("x-upstream-target", target.clone());
+        }
+        if let ReplyBody::Stream(stream) = &mut reply.body {
+            stream.closing.record = std::mem::take(record);
+            stream.closing.began_ms = self.timing.began_ms;
+        } else if record.route != Route::Health.name() {
+            record.total_ms = platform.now_ms().saturating_sub(self.timing.began_ms);
+            platform.record(record);
+        }
+    }
 }
 
 /// Whom a valid key stands for.
@@ -111,8 +151,9 @@ impl Gateway {
     /// Answers a request. Whatever happens, there is an answer, with the headers that every answer has.
     pub async fn handle<P: Platform>(&self, platform: &P, head: &Head, entropy: Entropy) -> Reply<P::Body> {
         let timing = Timing::from(platform.now_ms());
-        let mut visit = Visit { timing, caller: None, standings: None };
         let request_id = request_id(head, entropy);
+        let record = RequestRecord { request_id: request_id.clone(), route: "none", ..RequestRecord::default() };
+        let mut visit = Visit { timing, caller: None, standings: None, record, observe: Observe::default() };
         let (reply, cors) = match Route::of(&head.path) {
             None => (Err(ApiError::unknown_url(&head.method, &head.path)), None),
             // Says that this isolate runs, and asks nobody else: a failing KV must not take the location out.
@@ -120,7 +161,9 @@ impl Gateway {
                 (Ok(Reply::ok(JSON, b"{\"status\":\"ok\"}".to_vec())), None)
             }
             Some((route, method)) => {
+                visit.record.route = route.name();
                 let config = self.directory.config(platform).await;
+                visit.observe = config.as_ref().map_or(visit.observe, |config| config.observe);
                 let cors = config.as_ref().ok().and_then(|config| config.cors.clone());
                 let reply = if head.method == "OPTIONS" && cors.is_some() {
                     Ok(preflight(head, method))
@@ -136,8 +179,14 @@ impl Gateway {
                 (reply, cors)
             }
         };
+        let mut reply = reply.unwrap_or_else(|error| {
+            if visit.record.ended == Ended::Complete {
+                visit.record.fail(&error);
+            }
+            Reply::error(&error)
+        });
+        visit.tell(platform, &mut reply);
         reply
-            .unwrap_or_else(|error| Reply::error(&error))
             .with_common_headers(&request_id, &visit.timing, platform.now_ms())
             .with_rate_headers(visit.standings.as_deref().unwrap_or_default())
             .with_cors(cors.as_ref(), head.origin.as_deref())
@@ -221,8 +270,14 @@ impl Gateway {
             created: visit.timing.began_ms / 1000,
             model: name.to_owned(),
         };
+        visit.record.model = Some(name.to_owned());
+        visit.record.stream = request.stream;
+        let span = entropy.0.first_chunk().copied().unwrap_or_default();
+        let trace = head.traceparent.as_deref().and_then(|header| Trace::parse(header, span));
+        visit.record.trace_id = trace.as_ref().map(|trace| trace.id.clone());
+        let traceparent = trace.as_ref().map(|trace| trace.onward.as_str()).filter(|_| config.observe.trace);
         let format = format.or(caller.key.chunk_format).or(model.chunk_format).unwrap_or_default();
-        let attempts = Attempts { request: &request, config: &config, model, head: &completion, format };
+        let attempts = Attempts { request: &request, config: &config, model, head: &completion, format, traceparent };
         let mut refusal = None;
         let draw = entropy.0.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
         let mut calls = targets::in_turn(&model.targets, draw).into_iter().filter_map(|target| {
@@ -242,22 +297,40 @@ impl Gateway {
         // 7. and 8. The calls of further targets are written when they are needed.
         let mut last = ApiError::internal();
         for call in std::iter::once(first).chain(calls) {
+            visit.record.attempts = visit.record.attempts.saturating_add(1);
+            visit.record.target = Some(call.target());
+            visit.record.dialect = Some(call.dialect());
             match attempts.send(platform, call).await {
-                Ok(Answered { mut reply, outcome }) => {
+                Ok(Answered { mut reply, outcome, headers_ms }) => {
                     visit.timing.upstream_ms = Some(since(platform, &visit.timing));
+                    visit.record.headers_ms = Some(headers_ms.saturating_sub(visit.timing.began_ms));
+                    let first_text_ms = platform.now_ms().saturating_sub(visit.timing.began_ms);
                     // 9. A whole answer is settled here, a stream by whoever pumps it.
                     match (outcome, &mut reply.body) {
-                        (Some(outcome), _) => settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome)),
-                        (None, ReplyBody::Stream(stream)) => stream.settlement = settlement,
+                        (Some(outcome), _) => {
+                            visit.record.first_token_ms = Some(first_text_ms);
+                            visit.record.take(&outcome);
+                            settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));
+                        }
+                        (None, ReplyBody::Stream(stream)) => {
+                            visit.record.first_token_ms = stream.transcoder.has_begun().then_some(first_text_ms);
+                            stream.closing.settlement = settlement;
+                        }
                         (None, _) => {}
                     }
                     return Ok(reply);
                 }
-                Err(Failed { error, outcome: Some(outcome), .. }) => {
-                    settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));
+                Err(Failed { error, outcome, client_gone: true, .. }) => {
+                    visit.record.ended = Ended::ClientGone;
+                    if let Some(outcome) = outcome {
+                        visit.record.take(&outcome);
+                        settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));
+                    } else {
+                        settle(platform, settlement.as_ref(), Settlement::of_nothing);
+                    }
                     return Err(error);
                 }
-                Err(Failed { error, retryable, outcome: None }) => {
+                Err(Failed { error, retryable, .. }) => {
                     last = error;
                     if !retryable {
                         break;
@@ -292,6 +365,8 @@ impl Gateway {
             return Err(ApiError::suspended());
         }
         let caller = Rc::new(Caller { key, tenant });
+        visit.record.tenant = Some(caller.key.tenant.clone());
+        visit.record.key = Some(caller.key.id.clone());
         visit.caller = Some(Rc::clone(&caller));
         Ok(caller)
     }

@@ -3,7 +3,7 @@
 use crate::dialect::UpstreamRequest;
 use crate::quota;
 
-use super::Settlement;
+use super::{RequestRecord, Settlement};
 
 /// The runtime, as one request sees it. Everything runs on one thread; no future is shared between requests.
 #[expect(async_fn_in_trait, reason = "the gateway is generic over its one platform, and Workers have no second thread")]
@@ -41,6 +41,9 @@ pub trait Platform {
 
     /// Takes note of a key that opens nothing; false if the client's address has shown too many of them.
     async fn may_fail_again(&self) -> bool;
+
+    /// Tells the log, and whoever counts besides, of a request that has ended.
+    fn record(&self, record: &RequestRecord);
 
     /// Writes a line into the operator's log.
     fn warn(&self, message: &str);

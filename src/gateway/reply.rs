@@ -7,7 +7,7 @@ use crate::config::Cors;
 use crate::quota::{Standing, rate_headers};
 use crate::transcode::Transcoder;
 
-use super::Settlement;
+use super::Closing;
 
 /// An answer on its way out.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ pub struct StreamBody<B> {
     pub upstreams: Vec<Option<B>>,
     /// What it goes through.
     pub transcoder: Transcoder,
-    /// What is to be settled when the stream has ended, however it ends.
-    pub settlement: Option<Settlement>,
+    /// What is to be done when the stream has ended, however it ends.
+    pub closing: Closing,
     /// How long the upstreams may be silent.
     pub patience: Patience,
 }
@@ -145,7 +145,7 @@ impl<B> Reply<B> {
 
 /// Our own headers, so that pages can read them.
 const EXPOSED: &str = "x-request-id, openai-version, openai-processing-ms, server-timing, retry-after, retry-after-ms, \
-    x-should-retry, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
+    x-should-retry, x-upstream-attempts, x-upstream-target, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 
 /// What took how long, in milliseconds. The runtime's clock stands still while it computes, so these are waits.

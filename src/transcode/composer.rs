@@ -39,6 +39,8 @@ pub(super) struct Composer {
     sources: Vec<Source>,
     /// Whether anything of a choice has been said.
     begun: bool,
+    /// Of the first choice that has ended.
+    finish_reason: Option<FinishReason>,
     /// Whether the end has been said.
     over: bool,
     failure: Option<ApiError>,
@@ -92,7 +94,16 @@ struct Addition<'a> {
 impl Composer {
     pub(super) fn new(output: Output, redactor: Redactor, wants_logprobs: bool, shares: Vec<Share>) -> Self {
         let sources = shares.into_iter().map(Source::new).collect();
-        Self { output, redactor, wants_logprobs, sources, begun: false, over: false, failure: None }
+        Self {
+            output,
+            redactor,
+            wants_logprobs,
+            sources,
+            begun: false,
+            finish_reason: None,
+            over: false,
+            failure: None,
+        }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -131,7 +142,12 @@ impl Composer {
 
     /// What has become of the answer so far.
     pub(super) fn outcome(&self) -> Outcome {
-        Outcome { failure: self.failure.clone(), usage: self.usage(), reported: self.is_reported() }
+        Outcome {
+            failure: self.failure.clone(),
+            usage: self.usage(),
+            reported: self.is_reported(),
+            finish_reason: self.finish_reason,
+        }
     }
 
     /// The choices gathered, by index.
@@ -177,7 +193,7 @@ impl Composer {
     }
 
     fn delta(&mut self, source: usize, index: u32, addition: Addition<'_>, out: &mut Vec<u8>) {
-        let Self { output, sources, wants_logprobs, begun, .. } = self;
+        let Self { output, sources, wants_logprobs, begun, finish_reason: first_reason, .. } = self;
         let Some(source) = sources.get_mut(source) else { return };
         let Some((index, Source { choices, echo, usage, progress, .. }, place)) = source.locate(index) else {
             return self
@@ -222,6 +238,7 @@ impl Composer {
         choice.chars = choice.chars.saturating_add(addition.text.chars().count() as u64);
         usage.see(addition.text);
         *begun = true;
+        *first_reason = first_reason.or(addition.finish_reason);
         output.choice(out, index, &addition);
         if addition.finish_reason.is_some() && is_cut(choices) {
             *progress = Progress::Cut;

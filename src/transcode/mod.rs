@@ -10,7 +10,7 @@ mod tally;
 
 use std::ops::ControlFlow;
 
-use crate::api::{Answer, ApiError, Case, Choice, ChunkWriter, Usage};
+use crate::api::{Answer, ApiError, Case, Choice, ChunkWriter, FinishReason, Usage};
 use crate::dialect::{Dialect, Event, Redactor, Share, StreamDecoder, UsageReport};
 use crate::framing::{Deframer, Frame, FrameError};
 
@@ -35,6 +35,8 @@ pub struct Outcome {
     pub usage: Usage,
     /// Whether the upstream counted the tokens; else they are estimated from the text.
     pub reported: bool,
+    /// Of the first choice that has ended.
+    pub finish_reason: Option<FinishReason>,
 }
 
 /// What an answer is to be, known before it begins.

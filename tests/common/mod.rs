@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use completions_edge::dialect::UpstreamRequest;
 use completions_edge::gateway::{
-    CallError, Entropy, Gateway, Head, Platform, ReadError, Reply, ReplyBody, Settlement, UpstreamBody,
+    CallError, Entropy, Gateway, Head, Platform, ReadError, Reply, ReplyBody, RequestRecord, Settlement, UpstreamBody,
     UpstreamResponse,
 };
 use completions_edge::quota::{
@@ -102,6 +102,8 @@ pub struct World {
     pub answers: RefCell<VecDeque<Result<Answer, CallError>>>,
     pub calls: RefCell<Vec<UpstreamRequest>>,
     pub log: RefCell<Vec<String>>,
+    /// A line for each request that has ended.
+    pub records: RefCell<Vec<serde_json::Value>>,
     pub let_go: std::rc::Rc<RefCell<LetGo>>,
     /// By tenant.
     pub ledgers: RefCell<HashMap<String, Desk<MemoryStore>>>,
@@ -212,6 +214,7 @@ impl Default for World {
             answers: RefCell::default(),
             calls: RefCell::default(),
             log: RefCell::default(),
+            records: RefCell::default(),
             let_go: std::rc::Rc::default(),
             ledgers: RefCell::default(),
             ledger_fails: Cell::default(),
@@ -343,9 +346,11 @@ impl World {
                 }
                 stream.upstreams.iter_mut().flatten().for_each(UpstreamBody::cancel);
                 let outcome = stream.transcoder.outcome();
-                if let Some(settlement) = &stream.settlement {
-                    self.settle_later(&settlement.tenant, settlement.of_stream(&outcome));
+                let (settle, record) = stream.closing.close(&outcome, false, self.now_ms.get());
+                if let Some((settlement, settle)) = settle {
+                    self.settle_later(&settlement.tenant, settle);
                 }
+                self.record(&record);
                 (out, Some(outcome))
             }
         };
@@ -445,6 +450,12 @@ impl Platform for World {
     async fn may_fail_again(&self) -> bool {
         self.failures.set(self.failures.get() + 1);
         self.failures.get() <= self.failures_allowed.get()
+    }
+
+    fn record(&self, record: &RequestRecord) {
+        if record.is_logged {
+            self.records.borrow_mut().push(serde_json::from_str(&record.line()).unwrap());
+        }
     }
 
     fn warn(&self, message: &str) {

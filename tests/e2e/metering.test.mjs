@@ -69,7 +69,7 @@ const ENDED = {
   "an upstream that fails": [answer(500, { error: { message: "out of memory" } }), {}, NOTHING],
   "an upstream that refuses": [answer(400, { error: { message: "no" } }), {}, NOTHING],
   "an upstream that fails before its first chunk": [stream(events({ error: { message: "out of memory" } })), { stream: true }, NOTHING],
-  "headers that do not come in time": [{ script: silence, upstream: { headers_timeout_ms: 200 } }, {}, NOTHING],
+  "headers that do not come in time": [{ script: silence, upstream: { total_timeout_ms: 200 } }, {}, NOTHING],
   "headers that do not come in time, for a stream": [{ script: silence, upstream: { headers_timeout_ms: 200 } }, { stream: true }, NOTHING],
 };
 

@@ -57,7 +57,7 @@ suite("quota", () => {
         ...ENDINGS,
         "many at once": held("many at once", (gate) => heldUntil(gate, END)),
         "before headers": silence,
-        "headers never come": { script: silence, upstream: { headers_timeout_ms: 300 } },
+        "headers never come": { script: silence, upstream: { headers_timeout_ms: 300, total_timeout_ms: 300 } },
         "fails with 500": answer(500, { error: { message: "out of memory" } }),
       },
     });

@@ -51,7 +51,7 @@ suite("upstream failures", () => {
   let gateway;
   before(async () => {
     const refusedPort = await portWithoutListener();
-    const slow = { headers_timeout_ms: 250 };
+    const slow = { headers_timeout_ms: 250, total_timeout_ms: 250 };
     gateway = await startGateway({
       scripts: {
         ...cases("openai-completions"),

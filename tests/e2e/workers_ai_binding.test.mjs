@@ -28,7 +28,7 @@ suite("the binding to Workers AI", () => {
         "HTML where a status says all is well": through("AI", answer(200, "<html>")),
         "an error with no code": through("AI", answer(500, "upstream connect error")),
         silent: through("AI", silence),
-        slow: through("AI", silence, { headers_timeout_ms: 250 }),
+        slow: through("AI", silence, { headers_timeout_ms: 250, total_timeout_ms: 250 }),
         "before the first token": through("AI", pieces([": working\n\n", untilGone])),
         "mid-stream": through("AI", pieces([said("first"), untilGone])),
         "mid-stream, talking": through("AI", pieces([talkUntilGone(said("again"))])),

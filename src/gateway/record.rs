@@ -1,0 +1,141 @@
+//! What one line of the log says of a request. Nothing of prompts, texts or secrets is in it.
+
+use serde::Serialize;
+
+use crate::api::{ApiError, FinishReason};
+use crate::transcode::Outcome;
+
+use super::Settlement;
+use crate::quota::Settle;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// With all that was asked for.
+    #[default]
+    Complete,
+    /// With an error, in plain HTTP or as an event.
+    Error,
+    /// Nobody was there any more.
+    ClientGone,
+}
+
+/// One request, as the log tells of it. Times are milliseconds since it came.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RequestRecord {
+    /// As in `x-request-id`.
+    pub request_id: String,
+    /// Of the W3C trace that the client began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// `completions`, `models`, `usage`, or `none` for a path that there is not.
+    pub route: &'static str,
+    /// Whose key it was.
+    pub tenant: Option<String>,
+    /// The key's id.
+    pub key: Option<String>,
+    /// The model that was asked for, once it is known to exist.
+    pub model: Option<String>,
+    /// Whether the answer is a stream.
+    pub stream: bool,
+    /// The target that was asked last, as `upstream/model`.
+    pub target: Option<String>,
+    /// The target's dialect.
+    pub dialect: Option<&'static str>,
+    /// How many times a target was asked.
+    pub attempts: u32,
+    /// The HTTP status.
+    pub status: u16,
+    /// The error's code, or its type where it has none.
+    pub error: Option<String>,
+    /// How it ended.
+    pub ended: Ended,
+    /// Of the first choice that ended.
+    pub finish_reason: Option<FinishReason>,
+    /// As settled.
+    pub prompt_tokens: u64,
+    /// As settled.
+    pub completion_tokens: u64,
+    /// Whether these are estimates.
+    pub estimated: bool,
+    /// Until the upstream's headers.
+    pub headers_ms: Option<u64>,
+    /// Until the first text went out.
+    pub first_token_ms: Option<u64>,
+    /// Until the end.
+    pub total_ms: u64,
+    /// Whether the configuration wants it in the log.
+    #[serde(skip)]
+    pub is_logged: bool,
+}
+
+impl RequestRecord {
+    /// Takes note of what became of the answer.
+    pub fn take(&mut self, outcome: &Outcome) {
+        self.prompt_tokens = outcome.usage.prompt_tokens;
+        self.completion_tokens = outcome.usage.completion_tokens;
+        self.estimated = !outcome.reported;
+        self.finish_reason = outcome.finish_reason;
+        if let Some(error) = &outcome.failure {
+            self.fail(error);
+        }
+    }
+
+    /// Takes note of an error.
+    pub fn fail(&mut self, error: &ApiError) {
+        self.ended = Ended::Error;
+        self.error = Some(error.code().unwrap_or(error.case.row().1).to_owned());
+    }
+
+    /// The line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        // Plain data always serializes.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// What has to be done once when a stream has ended, however it ended.
+#[derive(Debug, Default)]
+pub struct Closing {
+    /// What the ledger has to be told.
+    pub settlement: Option<Settlement>,
+    /// What the log has to be told.
+    pub record: RequestRecord,
+    /// When the request came, since 1970.
+    pub began_ms: u64,
+}
+
+impl Closing {
+    /// Takes note of the stream's first text, if this is it.
+    pub fn see_text(&mut self, now_ms: u64) {
+        self.record.first_token_ms.get_or_insert(now_ms.saturating_sub(self.began_ms));
+    }
+
+    /// Whether the stream's first text has been seen.
+    #[must_use]
+    pub fn has_seen_text(&self) -> bool {
+        self.record.first_token_ms.is_some()
+    }
+
+    /// The end: what the ledger and the log are to be told. `gone` if the client left before it.
+    #[must_use]
+    pub fn close(
+        mut self,
+        outcome: &Outcome,
+        gone: bool,
+        now_ms: u64,
+    ) -> (Option<(Settlement, Settle)>, RequestRecord) {
+        self.record.take(outcome);
+        if gone {
+            self.record.ended = Ended::ClientGone;
+        }
+        self.record.total_ms = now_ms.saturating_sub(self.began_ms);
+        let settle = self.settlement.map(|settlement| {
+            let settle = settlement.of_stream(outcome);
+            (settlement, settle)
+        });
+        (settle, self.record)
+    }
+}
