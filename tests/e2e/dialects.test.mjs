@@ -99,6 +99,7 @@ const SCRIPTS = {
   truncated: (row) => stream(begun(row), row.type),
   keepalives: (row) => stream(alive(row), row.type),
   "an endless event": (row) => pieces([begun(row), row.endless ?? "data: ", talkUntilGone("x".repeat(1024))], row.type),
+  lingers: (row) => pieces([wholeStream(row), (exchange) => exchange.closed], row.type),
   capabilities: (row) => answer(200, row.whole(HAIKU)),
   headers: (row) => (exchange) => (exchange.request.header("accept") === row.type ? SCRIPTS["odd pieces"] : SCRIPTS.whole)(row)(exchange),
 };
@@ -310,6 +311,22 @@ suite("dialects", () => {
       assert.deepEqual(elsewhere.requests, []);
     });
   }
+
+  test("a stream is over when its upstream says so, though the connection stays open", async () => {
+    // All at once: a connection has a second's time to be of use again.
+    await Promise.all(rows.map(async ([name, { endsWithItsConnection }]) => {
+      const model = modelName(name, "lingers");
+      const response = await call(model, { stream: true });
+      const request = await gateway.upstream.requestFor(model);
+      if (endsWithItsConnection) {
+        await response.contains('"finish_reason":"stop"');
+        response.hangUp();
+      } else {
+        assert.deepEqual(choicesOf(chunksOf(await response.text())), { 0: { text: HAIKU, finish_reason: "stop" } }, name);
+      }
+      await request.connectionClosed(`the lingering upstream's connection to be closed (${name})`, 3 * SOON_MS);
+    }));
+  });
 
   test("a recording of Bedrock, bytes one at a time", async () => {
     const response = await call("a recording of Bedrock", { stream: true, stream_options: { include_usage: true } });

@@ -149,6 +149,7 @@ const BEDROCK = {
  * - `sent`: the body of a call that asks for `PROMPT` and `PARAMS`, and `namesModel` if the model stands in it;
  * - `whole`; `type`, `open`, `text`, `end`: its answers, each with `USAGE` and a natural end;
  * - `keepalive` and `endless`: what keeps a stream alive, and how an event without an end begins, where that is not SSE's;
+ * - `endsWithItsConnection`, if nothing else marks the end of its streams;
  * - `fails` and `failsWith`: an error amid a stream, and the code that a client gets for it;
  * - `limited`: status, body, headers, and the seconds that the client must be told to wait;
  * - `refused`: status, body, and the message and parameter that the client must be told.
@@ -227,6 +228,7 @@ export const DIALECTS = {
     text: (text) => geminiEvent(geminiContent(text), { candidatesTokenCount: 1 }),
     end: geminiEvent({ ...geminiContent(""), finishReason: "STOP" }, { candidatesTokenCount: 2, totalTokenCount: 9 }),
     fails: events({ error: { code: 503, message: INTERNAL, status: "UNAVAILABLE" } }),
+    endsWithItsConnection: true,
     limited: [
       429,
       { error: { code: 429, message: INTERNAL, status: "RESOURCE_EXHAUSTED", details: [{ "@type": "type.googleapis.com/google.rpc.RetryInfo", retryDelay: "34.4s" }] } },
