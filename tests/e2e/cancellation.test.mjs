@@ -21,7 +21,7 @@ function scripts() {
   ]));
 }
 
-suite("a client that goes away", () => {
+suite("pitfall 29: a client that goes away", () => {
   let gateway;
   before(async () => {
     gateway = await startGateway({ scripts: { ...scripts(), well: stream(events(textChunk("well", "stop"), "[DONE]")) } });

@@ -9,7 +9,7 @@ import { AWS_KEYS, DIALECTS, INTERNAL, modelOf, ODD_MODEL, PARAMS, PROMPT } from
 import { startGateway } from "./harness/gateway.mjs";
 import { HAIKU, PIECES } from "./harness/haiku.mjs";
 import { runJobs } from "./harness/programs.mjs";
-import { answer, bytewise, oddPieces, pieces, stream, USAGE } from "./harness/scripts.mjs";
+import { answer, bytewise, oddPieces, pieces, stream, talkUntilGone, USAGE } from "./harness/scripts.mjs";
 import { choicesOf, chunksOf, splitAtError } from "./harness/sse.mjs";
 import { latch } from "./harness/wait.mjs";
 import { startWireUpstream } from "./harness/wire_upstream.mjs";
@@ -49,11 +49,43 @@ const SMUGGLED = {
   te: "trailers",
 };
 
+/** How one asks for what a capability is about. */
+const ASKS = {
+  prompt_array: { prompt: ["a", "b"] },
+  prompt_tokens: { prompt: [1, 2] },
+  best_of: { best_of: 2 },
+  echo: { echo: true },
+  frequency_penalty: { frequency_penalty: 0.5 },
+  presence_penalty: { presence_penalty: 0.5 },
+  logit_bias: { logit_bias: { 5: 1 } },
+  logprobs: { logprobs: 1 },
+  max_tokens: { max_tokens: 9 },
+  max_tokens_zero: { max_tokens: 0 },
+  n: { n: 2 },
+  seed: { seed: 5 },
+  stop: { stop: ["END"] },
+  suffix: { suffix: "after" },
+  temperature: { temperature: 0.5 },
+  top_p: { top_p: 0.25 },
+  user: { user: "u-1" },
+};
+
+const SOON_MS = 1000;
+const MAX_EVENT_BYTES = 64 << 10;
+
+const OF_THE_GATEWAY = {
+  secrets: { AWS_KEYS: `${AWS_KEYS.id}:${AWS_KEYS.secret}` },
+  ai: {},
+  configure: (config) => ({ ...config, limits: { max_event_bytes: MAX_EVENT_BYTES } }),
+};
+
 const REDIRECTS = [301, 302, 307, 308];
 
 /** Bytes of text, or of a binary framing. */
 const bytesOf = (...parts) => Buffer.concat(parts.map((part) => Buffer.from(part)));
 const wholeStream = ({ open, text, end }) => bytesOf(open, ...PIECES.map(text), end);
+const alive = ({ open, text, end, keepalive = ": keepalive\n\n" }) =>
+  bytesOf(keepalive, open, keepalive, ...PIECES.flatMap((piece) => [text(piece), keepalive]), end);
 const begun = ({ open, text }) => bytesOf(open, text(PIECES[0]));
 
 // name → what a row's upstream does. Each is a model of its own: `<row>: <name>`.
@@ -65,6 +97,10 @@ const SCRIPTS = {
   refused: ({ refused: [status, body] }) => answer(status, body),
   "fails amid the stream": (row) => stream(bytesOf(begun(row), row.fails), row.type),
   truncated: (row) => stream(begun(row), row.type),
+  keepalives: (row) => stream(alive(row), row.type),
+  "an endless event": (row) => pieces([begun(row), row.endless ?? "data: ", talkUntilGone("x".repeat(1024))], row.type),
+  lingers: (row) => pieces([wholeStream(row), (exchange) => exchange.closed], row.type),
+  capabilities: (row) => answer(200, row.whole(HAIKU)),
   headers: (row) => (exchange) => (exchange.request.header("accept") === row.type ? SCRIPTS["odd pieces"] : SCRIPTS.whole)(row)(exchange),
 };
 
@@ -75,6 +111,7 @@ const JOBS = {
   // Where its bytes were cut is nothing that could be seen behind the Worker: the other SDKs have the odd pieces.
   "bytes one at a time": [{ ...STREAM, only: "openai-node" }, () => ({ text: HAIKU, delta_text: HAIKU, finish_reason: "stop", usage: USAGE })],
   "odd pieces": [{ stream: true }, () => ({ text: HAIKU, finish_reason: "stop", usage: null })],
+  keepalives: [STREAM, () => ({ text: HAIKU, finish_reason: "stop", usage: USAGE })],
   limited: [{ stream: false }, () => ({ error: { class: "RateLimitError", status: 429, type: "requests", code: "upstream_rate_limited" } })],
   refused: [
     { stream: true },
@@ -113,7 +150,7 @@ suite("dialects", () => {
     }
     const fixture = readFileSync(join(FIXTURES, "bedrock/stream-usage/upstream.eventstream"));
     scripts["a recording of Bedrock"] = modelOf(DIALECTS.bedrock, bytewise(fixture, DIALECTS.bedrock.type));
-    gateway = await startGateway({ scripts, secrets: { AWS_KEYS: `${AWS_KEYS.id}:${AWS_KEYS.secret}` }, ai: {} });
+    gateway = await startGateway({ scripts, ...OF_THE_GATEWAY });
 
     const jobsOf = (sdk) => rows.flatMap(([name]) =>
       jobsFor(sdk).map(([what, [{ only, ...job }]]) => ({ name: modelName(name, what), model: modelName(name, what), library: "openai", ...job })),
@@ -144,7 +181,7 @@ suite("dialects", () => {
     suite(sdk, { skip: run ? false : "not set up: tests/e2e/run does that" }, () => {
       for (const [name, row] of rows) {
         for (const [what, [, expected]] of jobsFor(sdk)) {
-          const pitfall = { truncated: "pitfall 41: ", "fails amid the stream": "pitfall 25: ", "bytes one at a time": "pitfall 16: " }[what] ?? "";
+          const pitfall = { truncated: "pitfall 41: ", "fails amid the stream": "pitfall 25: ", "bytes one at a time": "pitfall 16: ", keepalives: "pitfall 28: " }[what] ?? "";
           test(`${pitfall}${name}, ${what}`, () => {
             const wanted = expected(row);
             // Go has one class for all.
@@ -218,6 +255,51 @@ suite("dialects", () => {
       assert.deepEqual(choicesOf(chunks), { 0: { text: HAIKU, finish_reason: "stop" } });
     });
 
+    test(`pitfall 21: ${name}: a whole answer in the place of a stream is one, and a stream in the place of a whole answer is none`, async () => {
+      const replayed = await call(modelName(name, "whole"), { stream: true });
+      assert.deepEqual(choicesOf(chunksOf(await replayed.text())), { 0: { text: HAIKU, finish_reason: "stop" } });
+      const refused = await call(modelName(name, "odd pieces"));
+      assert.deepEqual([refused.status, (await refused.json()).error.code], [502, "upstream_error"]);
+    });
+
+    test(`pitfall 22: ${name}: an event without an end is one error, and the upstream is let go`, async () => {
+      const response = await call(modelName(name, "an endless event"), { stream: true });
+      const [chunks, error] = splitAtError(await response.text());
+      assert.deepEqual(choicesOf(chunks), { 0: { text: PIECES[0], finish_reason: null } });
+      assert.equal(error.code, "upstream_error");
+      const request = await gateway.upstream.requestFor(modelName(name, "an endless event"));
+      await request.connectionClosed("the endless upstream's connection to be closed", SOON_MS);
+    });
+
+    test(`pitfall 40: ${name}: what a parameter asks for is refused, or done, and never forgotten`, async () => {
+      const model = modelName(name, "capabilities");
+      const { capabilities } = await (await gateway.get(`/v1/models/${encodeURIComponent(model)}`)).json();
+      const sent = () => gateway.upstream.requestsFor(model);
+      await (await call(model)).bytes();
+      const [plain] = sent();
+      for (const [capability, asks] of Object.entries(ASKS)) {
+        const before = sent().length;
+        const response = await call(model, asks);
+        const body = await response.json();
+        const calls = sent().slice(before);
+        if (capabilities[capability] === "unsupported") {
+          const [param] = Object.keys(asks);
+          assert.deepEqual([response.status, body.error?.code, body.error?.param], [400, "unsupported_parameter", param], capability);
+          assert.deepEqual(calls, []);
+        } else if (capabilities[capability] === "native") {
+          // An upstream that got the same as without the parameter was not told of it.
+          assert.equal(calls.length, 1, capability);
+          assert.notDeepEqual(calls[0].json, plain.json, capability);
+        } else {
+          assert.equal(capabilities[capability], "emulated");
+          const twice = capability === "n" || capability === "prompt_array";
+          assert.equal(calls.length, twice ? 2 : 1, capability);
+          if (twice) assert.deepEqual(body.choices.map(({ index }) => index), [0, 1]);
+          if (capability === "echo") assert.equal(body.choices[0].text, PROMPT + HAIKU);
+        }
+      }
+    });
+
     test(`pitfall 38: ${name}: no redirect is followed`, async () => {
       for (const status of REDIRECTS) {
         for (const streaming of [false, true]) {
@@ -229,6 +311,22 @@ suite("dialects", () => {
       assert.deepEqual(elsewhere.requests, []);
     });
   }
+
+  test("a stream is over when its upstream says so, though the connection stays open", async () => {
+    // All at once: a connection has a second's time to be of use again.
+    await Promise.all(rows.map(async ([name, { endsWithItsConnection }]) => {
+      const model = modelName(name, "lingers");
+      const response = await call(model, { stream: true });
+      const request = await gateway.upstream.requestFor(model);
+      if (endsWithItsConnection) {
+        await response.contains('"finish_reason":"stop"');
+        response.hangUp();
+      } else {
+        assert.deepEqual(choicesOf(chunksOf(await response.text())), { 0: { text: HAIKU, finish_reason: "stop" } }, name);
+      }
+      await request.connectionClosed(`the lingering upstream's connection to be closed (${name})`, 3 * SOON_MS);
+    }));
+  });
 
   test("a recording of Bedrock, bytes one at a time", async () => {
     const response = await call("a recording of Bedrock", { stream: true, stream_options: { include_usage: true } });

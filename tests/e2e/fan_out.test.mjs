@@ -331,8 +331,10 @@ suite("fan-out", () => {
     const { a, b } = await held[model].arrived(2);
     await Promise.all([a.begin(), b.begin()]);
     await b.say("1");
-    await a.say("2END3");
+    // The client has its first chunk, so that what follows passes through the pump.
     const response = await pending;
+    await response.contains('"1"');
+    await a.say("2END3");
     await a.closed();
     assert.ok(!b.isClosed());
     await b.say("4");

@@ -27,34 +27,34 @@ const splitInCharacter = (body) => {
 const SAME_TEXT = {
   "whole in one piece": stream,
   "bytes one at a time": bytewise,
-  "CRLF line ends": (body) => stream(lf("\r\n")(body)),
-  "CRLF, bytes one at a time": (body) => bytewise(lf("\r\n")(body)),
-  "CR line ends": (body) => stream(lf("\r")(body)),
-  "CR, bytes one at a time": (body) => bytewise(lf("\r")(body)),
-  "mixed line ends": (body) => stream(body.replace("\n\n", "\r\n\n").replace(/\n\n(?!.*\n\n)/s, "\r\r")),
-  "a character split between reads": splitInCharacter,
-  "a BOM": (body) => stream(`\uFEFF${body}`),
-  "a BOM, bytes one at a time": (body) => bytewise(`\uFEFF${body}`),
-  "data: without a space": (body) => stream(body.replaceAll("data: ", "data:")),
-  comments: (body) => stream(`: welcome\n\n${body.replaceAll("\n\n", "\n\n: ping\n\n:\n")}`),
-  "event, id and retry lines": (body) => stream(`retry: 10\n\nevent: ping\n\n${body.replaceAll("data: ", "id: 1\nevent: message\ndata: ")}`),
+  "pitfall 17: CRLF line ends": (body) => stream(lf("\r\n")(body)),
+  "pitfall 17: CRLF, bytes one at a time": (body) => bytewise(lf("\r\n")(body)),
+  "pitfall 17: CR line ends": (body) => stream(lf("\r")(body)),
+  "pitfall 17: CR, bytes one at a time": (body) => bytewise(lf("\r")(body)),
+  "pitfall 17: mixed line ends": (body) => stream(body.replace("\n\n", "\r\n\n").replace(/\n\n(?!.*\n\n)/s, "\r\r")),
+  "pitfall 16: a character split between reads": splitInCharacter,
+  "pitfall 16: a BOM": (body) => stream(`\uFEFF${body}`),
+  "pitfall 16: a BOM, bytes one at a time": (body) => bytewise(`\uFEFF${body}`),
+  "pitfall 18: data: without a space": (body) => stream(body.replaceAll("data: ", "data:")),
+  "pitfalls 18 and 28: comments": (body) => stream(`: welcome\n\n${body.replaceAll("\n\n", "\n\n: ping\n\n:\n")}`),
+  "pitfall 18: event, id and retry lines": (body) => stream(`retry: 10\n\nevent: ping\n\n${body.replaceAll("data: ", "id: 1\nevent: message\ndata: ")}`),
   "data over two lines": (body) => stream(body.replaceAll('"choices":', '\ndata: "choices":')),
-  "no [DONE] after a finish reason": (body) => stream(body.replace("data: [DONE]\n\n", "")),
+  "pitfall 26: no [DONE] after a finish reason": (body) => stream(body.replace("data: [DONE]\n\n", "")),
   "no blank line after the last event": (body) => stream(body.replace("data: [DONE]\n\n", "").trimEnd()),
   "no blank line after [DONE]": (body) => stream(body.trimEnd()),
-  "[DONE] twice": (body) => stream(`${body}data: [DONE]\n\n`),
-  "events after [DONE]": (body) => stream(`${body}${events(textChunk("late"), chatChunk({ content: "late" }))}`),
+  "pitfall 26: [DONE] twice": (body) => stream(`${body}data: [DONE]\n\n`),
+  "pitfall 26: events after [DONE]": (body) => stream(`${body}${events(textChunk("late"), chatChunk({ content: "late" }))}`),
   "garbage after [DONE]": (body) => stream(`${body}<html>`),
-  "a finish reason twice": (body) => stream(body.replace("data: [DONE]", `${events(textChunk("", "stop"), chatChunk({}, "stop"))}data: [DONE]`)),
+  "pitfall 26: a finish reason twice": (body) => stream(body.replace("data: [DONE]", `${events(textChunk("", "stop"), chatChunk({}, "stop"))}data: [DONE]`)),
   "ended by closing the connection": closeDelimited,
   "gzip, flushed after each event": (body) => gzipStream(body.split(/(?<=\n\n)/)),
-  "usage with choices []": (body) => stream(withUsage(body, { choices: [] })),
-  "usage with choices null": (body) => stream(withUsage(body, { choices: null })),
-  "usage without choices": (body) => stream(withUsage(body, {})),
+  "pitfall 15: usage with choices []": (body) => stream(withUsage(body, { choices: [] })),
+  "pitfall 15: usage with choices null": (body) => stream(withUsage(body, { choices: null })),
+  "pitfall 15: usage without choices": (body) => stream(withUsage(body, {})),
   "usage null on every chunk": (body) => stream(body.replaceAll('"choices":', '"usage":null,"choices":')),
-  "choices [] first": (body) => stream(`${events({ id: "", object: "", model: "", choices: [], prompt_filter_results: [] })}${body}`),
-  "keys that nobody knows": (body) => stream(body.replaceAll('"choices":', '"system_fingerprint":null,"new":{"a":[1]},"choices":')),
-  "text after the finish reason": (body) => stream(body.replace("data: [DONE]", `${events(textChunk("late"), chatChunk({ content: "late" }))}data: [DONE]`)),
+  "pitfall 15: choices [] first": (body) => stream(`${events({ id: "", object: "", model: "", choices: [], prompt_filter_results: [] })}${body}`),
+  "pitfall 23: keys that nobody knows": (body) => stream(body.replaceAll('"choices":', '"system_fingerprint":null,"new":{"a":[1]},"choices":')),
+  "pitfall 26: text after the finish reason": (body) => stream(body.replace("data: [DONE]", `${events(textChunk("late"), chatChunk({ content: "late" }))}data: [DONE]`)),
 };
 
 function withUsage(body, more) {
@@ -92,7 +92,7 @@ const OTHERS = {
     stream(events(textChunk("x"), textChunk("", "content_filter"), "[DONE]")),
     { 0: { text: "x", finish_reason: "content_filter" } },
   ],
-  "delta.text where text was expected": [
+  "pitfall 19: delta.text where text was expected": [
     stream(events(
       { id: "c", choices: [{ index: 0, delta: { text: "de" }, finish_reason: null }] },
       { id: "c", choices: [{ index: 0, delta: { content: "lta" }, finish_reason: null }] },
@@ -101,7 +101,7 @@ const OTHERS = {
     )),
     { 0: { text: "delta", finish_reason: "stop" } },
   ],
-  "text null and missing keys": [
+  "pitfall 23: text null and missing keys": [
     stream(events({ choices: [{ index: 0, text: "x" }] }, { choices: [{ index: 0, text: null, finish_reason: "stop" }] }, "[DONE]")),
     { 0: { text: "x", finish_reason: "stop" } },
   ],
@@ -139,7 +139,7 @@ suite("streams that must be understood", () => {
         ...Object.fromEntries(wholeStreams()),
         ...Object.fromEntries(Object.entries(OTHERS).map(([name, [script, , dialect]]) => [name, { script, dialect }])),
         ...Object.fromEntries(STALLS.map((stall) => [stall.name, { script: stallAfterFirstEvent(stall), dialect: stall.dialect }])),
-        "n = 2, interleaved": stream(events(
+        "pitfall 20: n = 2, interleaved": stream(events(
           textChunk("a", null, { choice: { index: 1 } }),
           textChunk("b"),
           textChunk("c", null, { choice: { index: 1 } }),
@@ -147,7 +147,7 @@ suite("streams that must be understood", () => {
           textChunk("", "length", { choice: { index: 1 } }),
           "[DONE]",
         )),
-        "two choices in one chunk": stream(events(
+        "pitfall 20: two choices in one chunk": stream(events(
           { ...textChunk("a"), choices: [{ index: 0, text: "a", finish_reason: "stop" }, { index: 1, text: "b", finish_reason: "stop" }] },
           "[DONE]",
         )),
@@ -177,13 +177,13 @@ suite("streams that must be understood", () => {
     test(name, async () => assert.deepEqual(choicesOf(await streamed(name)), choices));
   }
 
-  test("n = 2, interleaved", async () => {
-    const chunks = await streamed("n = 2, interleaved", { n: 2 });
+  test("pitfall 20: n = 2, interleaved", async () => {
+    const chunks = await streamed("pitfall 20: n = 2, interleaved", { n: 2 });
     assert.deepEqual(choicesOf(chunks), { 0: { text: "b", finish_reason: "stop" }, 1: { text: "ac", finish_reason: "length" } });
   });
 
-  test("two choices in one chunk", async () => {
-    const chunks = await streamed("two choices in one chunk", { n: 2 });
+  test("pitfall 20: two choices in one chunk", async () => {
+    const chunks = await streamed("pitfall 20: two choices in one chunk", { n: 2 });
     for (const chunk of chunks) assert.equal(chunk.choices.length, 1, "one choice a chunk");
     assert.deepEqual(choicesOf(chunks), { 0: { text: "a", finish_reason: "stop" }, 1: { text: "b", finish_reason: "stop" } });
   });
@@ -200,7 +200,7 @@ suite("streams that must be understood", () => {
   });
 
   for (const stall of STALLS) {
-    test(`nothing is held back while the upstream stands still (${stall.name})`, async () => {
+    test(`pitfalls 17 and 24: nothing is held back while the upstream stands still (${stall.name})`, async () => {
       const response = await gateway.complete({ model: stall.name, prompt: "p", stream: true });
       try {
         await response.contains("first");

@@ -30,11 +30,11 @@ const AFTER_THE_FIRST_CHUNK = {
   "ended amid an event": [stream(HELLO + HALF_EVENT), "upstream_incomplete"],
   "ended amid an event, bytes one at a time": [bytewise(HELLO + HALF_EVENT), "upstream_incomplete"],
   "ended amid a character": [pieces([HELLO, Buffer.from(`${HALF_EVENT}ö`).subarray(0, -1)]), "upstream_incomplete"],
-  "error event": [stream(HELLO + events({ error: { message: INTERNAL, type: "server_error", param: null, code: null } }, "[DONE]")), "upstream_error"],
-  "error event without [DONE]": [stream(HELLO + events({ error: { message: INTERNAL, type: "server_error" } })), "upstream_error"],
-  "error event named by its event line": [stream(`${HELLO}event: error\n${events({ error: { message: INTERNAL } })}`), "upstream_error"],
-  "error event with choices beside it": [stream(HELLO + events({ ...textChunk(""), error: { message: INTERNAL, code: 500 } })), "upstream_error"],
-  "error as a string": [stream(HELLO + events({ error: INTERNAL })), "upstream_error"],
+  "pitfall 25: error event": [stream(HELLO + events({ error: { message: INTERNAL, type: "server_error", param: null, code: null } }, "[DONE]")), "upstream_error"],
+  "pitfall 25: error event without [DONE]": [stream(HELLO + events({ error: { message: INTERNAL, type: "server_error" } })), "upstream_error"],
+  "pitfall 25: error event named by its event line": [stream(`${HELLO}event: error\n${events({ error: { message: INTERNAL } })}`), "upstream_error"],
+  "pitfall 25: error event with choices beside it": [stream(HELLO + events({ ...textChunk(""), error: { message: INTERNAL, code: 500 } })), "upstream_error"],
+  "pitfall 25: error as a string": [stream(HELLO + events({ error: INTERNAL })), "upstream_error"],
   "an event that is not JSON": [stream(`${HELLO}data: <html>${INTERNAL}\n\n`), "upstream_error"],
   "an event that is JSON but no object": [stream(`${HELLO}data: 42\n\n`), "upstream_error"],
 };
@@ -43,10 +43,10 @@ const AFTER_THE_FIRST_CHUNK = {
 const BEFORE_THE_FIRST_CHUNK = {
   "empty body": [answer(200, "", { "Content-Type": "text/event-stream" }), 502, /^upstream_(error|incomplete)$/],
   "empty chunked body": [stream(""), 502, /^upstream_(error|incomplete)$/],
-  "HTML": [answer(200, `<html>${INTERNAL}</html>`), 502, /^upstream_error$/],
+  "pitfall 21: HTML": [answer(200, `<html>${INTERNAL}</html>`), 502, /^upstream_error$/],
   "nonsense as an event stream": [stream(`${INTERNAL} \x00\x01\n\n`), 502, /^upstream_(error|incomplete)$/],
   "nonsense in the first event": [stream("data: nonsense\n\n"), 502, /^upstream_error$/],
-  "JSON that is no completion": [answer(200, { hello: "world" }), 502, /^upstream_error$/],
+  "pitfall 21: JSON that is no completion": [answer(200, { hello: "world" }), 502, /^upstream_error$/],
   "cut before the first event": [cut("", "reset"), 502, /^upstream_(error|incomplete)$/],
   "cut amid the first event": [cut(HALF_EVENT, "truncated"), 502, /^upstream_(error|incomplete)$/],
   "only [DONE]'s absence": [stream(": comment\n\n"), 502, /^upstream_(error|incomplete)$/],
@@ -109,7 +109,7 @@ suite("streams that go wrong", () => {
     });
   }
 
-  test("a client's fault told in the first event is a 400 with the upstream's words", async () => {
+  test("pitfall 25: a client's fault told in the first event is a 400 with the upstream's words", async () => {
     const response = await call("client's fault as the first event");
     const { error } = await response.json();
     assertErrorShape(error);
@@ -119,7 +119,7 @@ suite("streams that go wrong", () => {
     assert.equal(error.param, "logprobs");
   });
 
-  test("an endless line after an event is bounded, and ends the stream and the upstream", async () => {
+  test("pitfall 22: an endless line after an event is bounded, and ends the stream and the upstream", async () => {
     const response = await call("endless line");
     const [chunks, error] = splitAtError(await response.text());
     assert.equal(chunks[0].choices[0].text, "Hello");
@@ -128,7 +128,7 @@ suite("streams that go wrong", () => {
     await request.connectionClosed("the endless upstream's connection to be closed");
   });
 
-  test("an endless first line is a 502 and ends the upstream", async () => {
+  test("pitfall 22: an endless first line is a 502 and ends the upstream", async () => {
     const response = await call("endless first line");
     assert.equal(response.status, 502);
     assert.equal((await response.json()).error.code, "upstream_error");
@@ -136,7 +136,7 @@ suite("streams that go wrong", () => {
     await request.connectionClosed("the endless upstream's connection to be closed");
   });
 
-  test("an error event never carries the upstream's key", async () => {
+  test("pitfall 35: an error event never carries the upstream's key", async () => {
     const response = await call("our secrets in an error event");
     assert.ok(!(await response.text()).includes(UPSTREAM_KEY));
   });

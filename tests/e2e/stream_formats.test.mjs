@@ -104,7 +104,7 @@ suite("our own chunks", () => {
     await response.text();
   });
 
-  test("without include_usage no chunk has a usage key", async () => {
+  test("pitfall 27: without include_usage no chunk has a usage key", async () => {
     for (const model of ["plain", "usage on the finish chunk", "usage in a summary event", "usage on every chunk", "JSON"]) {
       const text = await (await call(model)).text();
       for (const chunk of chunksOf(text)) {

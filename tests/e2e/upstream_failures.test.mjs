@@ -151,7 +151,7 @@ suite("upstream failures", () => {
     assert.equal(response.headers["retry-after"], "7");
   });
 
-  test("neither the upstream's key nor its address gets out, plain or percent-encoded", async () => {
+  test("pitfall 35: neither the upstream's key nor its address gets out, plain or percent-encoded", async () => {
     const response = await call("leaky");
     const text = await response.text();
     assert.equal(response.status, 400);
@@ -160,14 +160,14 @@ suite("upstream failures", () => {
     for (const value of Object.values(response.headers)) assert.ok(!String(value).includes(UPSTREAM_KEY));
   });
 
-  test("the log tells of a failure, and no key", async () => {
+  test("pitfall 35: the log tells of a failure, and no key", async () => {
     const response = await call("leaky into the log");
     assert.equal(response.status, 502);
     const log = await gateway.logWith("out of memory");
     for (const secret of [UPSTREAM_KEY, gateway.key]) assert.ok(!log.includes(secret));
   });
 
-  test("an event stream where JSON was asked for is no answer, or is read as one", async () => {
+  test("pitfall 21: an event stream where JSON was asked for is no answer, or is read as one", async () => {
     const response = await call("SSE for a plain answer");
     const answered = await response.json();
     if (response.status === 200) assert.equal(answered.choices[0].text, "x");

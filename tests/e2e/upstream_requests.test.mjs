@@ -67,7 +67,7 @@ suite("what the upstream is sent", () => {
   }
 
   for (const [model, path] of [["headers", "/openai-completions/v1/completions"], ["headers chat", "/openai-chat/v1/chat/completions"]]) {
-    test(`path and headers (${model})`, async () => {
+    test(`pitfall 38: path and headers (${model})`, async () => {
       const request = await sent(model, {}, {
         cookie: "session=client-secret",
         "x-api-key": "client-secret",
@@ -145,7 +145,7 @@ suite("what the upstream is sent", () => {
     }
   });
 
-  test("usage is asked for on streams, unless the upstream does not know how", async () => {
+  test("pitfall 27: usage is asked for on streams, unless the upstream does not know how", async () => {
     for (const model of ["streaming", "streaming chat"]) {
       const { json } = await sent(model, { stream: true });
       assert.equal(json.stream, true);
@@ -162,7 +162,7 @@ suite("what the upstream is sent", () => {
     });
   }
 
-  test("a model's name never gets into the path", async () => {
+  test("pitfall 37: a model's name never gets into the path", async () => {
     const request = await sent("org/model:1?x=%2e%2e");
     assert.equal(request.path, "/openai-completions/v1/completions");
   });

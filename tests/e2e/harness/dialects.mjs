@@ -42,14 +42,17 @@ export function awsMessage(headers, json) {
     ),
   );
   const payload = Buffer.from(JSON.stringify(json));
-  const u32 = (value) => {
-    const bytes = Buffer.alloc(4);
-    bytes.writeUInt32BE(value);
-    return bytes;
-  };
-  const prelude = Buffer.concat([u32(head.length + payload.length + 16), u32(head.length)]);
-  const body = Buffer.concat([prelude, u32(crc32(prelude)), head, payload]);
+  const body = Buffer.concat([awsPrelude(head.length + payload.length + 16, head.length), head, payload]);
   return Buffer.concat([body, u32(crc32(body))]);
+}
+function awsPrelude(length, headersLength) {
+  const lengths = Buffer.concat([u32(length), u32(headersLength)]);
+  return Buffer.concat([lengths, u32(crc32(lengths))]);
+}
+function u32(value) {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
 }
 const awsEvent = (type, json) =>
   awsMessage({ ":event-type": type, ":content-type": "application/json", ":message-type": "event" }, json);
@@ -113,6 +116,9 @@ const BEDROCK = {
   base: "",
   path: (streaming) => `/model/${ODD_SEGMENT}/${streaming ? "converse-stream" : "converse"}`,
   type: "application/vnd.amazon.eventstream",
+  keepalive: awsEvent("initial-response", {}),
+  // A message that says of itself that it is a gigabyte long. Its checksum is right.
+  endless: awsPrelude(1 << 30, 0),
   auth: () => BEARER,
   sent: () => ({
     messages: [{ role: "user", content: [{ text: PROMPT }] }],
@@ -142,6 +148,8 @@ const BEDROCK = {
  * - `auth`, `own`: the headers that it is called with, besides those of every call; `auth` is given the request;
  * - `sent`: the body of a call that asks for `PROMPT` and `PARAMS`, and `namesModel` if the model stands in it;
  * - `whole`; `type`, `open`, `text`, `end`: its answers, each with `USAGE` and a natural end;
+ * - `keepalive` and `endless`: what keeps a stream alive, and how an event without an end begins, where that is not SSE's;
+ * - `endsWithItsConnection`, if nothing else marks the end of its streams;
  * - `fails` and `failsWith`: an error amid a stream, and the code that a client gets for it;
  * - `limited`: status, body, headers, and the seconds that the client must be told to wait;
  * - `refused`: status, body, and the message and parameter that the client must be told.
@@ -220,6 +228,7 @@ export const DIALECTS = {
     text: (text) => geminiEvent(geminiContent(text), { candidatesTokenCount: 1 }),
     end: geminiEvent({ ...geminiContent(""), finishReason: "STOP" }, { candidatesTokenCount: 2, totalTokenCount: 9 }),
     fails: events({ error: { code: 503, message: INTERNAL, status: "UNAVAILABLE" } }),
+    endsWithItsConnection: true,
     limited: [
       429,
       { error: { code: 429, message: INTERNAL, status: "RESOURCE_EXHAUSTED", details: [{ "@type": "type.googleapis.com/google.rpc.RetryInfo", retryDelay: "34.4s" }] } },
@@ -243,6 +252,8 @@ export const DIALECTS = {
     }),
     whole: (response) => ({ model: "m", response, done: true, done_reason: "stop", prompt_eval_count: 7, eval_count: 2 }),
     type: "application/x-ndjson",
+    keepalive: "\n",
+    endless: '{"response":"',
     open: "",
     text: (response) => line({ response, done: false }),
     end: line({ response: "", done: true, done_reason: "stop", prompt_eval_count: 7, eval_count: 2 }),
