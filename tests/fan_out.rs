@@ -183,3 +183,115 @@ fn pitfall_40_what_the_gateway_cannot_echo_is_refused() {
         assert_eq!(received.json()["error"]["code"], "unsupported_parameter", "{model}: {}", received.body);
     }
 }
+
+/// The configuration of the fixtures, which has a model for each dialect.
+fn fixtures() -> World {
+    let world = World::default();
+    world.put(
+        "config",
+        &std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/config.json")).unwrap(),
+    );
+    world
+}
+
+fn messages_answer(text: &str, output_tokens: u32) -> Answer {
+    let usage = json!({"input_tokens": 3, "output_tokens": output_tokens});
+    let content = json!([{"type": "text", "text": text}]);
+    Answer::json(&json!({"type": "message", "content": content, "stop_reason": "end_turn", "usage": usage}).to_string())
+}
+
+#[test]
+fn pitfall_1_a_client_that_leaves_owes_what_its_calls_had_answered() {
+    for stream in [false, true] {
+        let body = json!({"model": "anthropic", "prompt": "12345678", "n": 2, "stream": stream}).to_string();
+        // One call has answered whole, the other one still waits for its headers.
+        let world = fixtures().answers_with(messages_answer("text", 500)).fails_with(CallError::ClientGone);
+        world.complete(&body);
+        assert_eq!(settled(&world), (3, 500, false), "stream: {stream}");
+        // The other one has begun its body.
+        let gone = Answer::new(200, "application/json", b"").then(Err(ReadError::ClientGone));
+        let world = fixtures().answers_with(messages_answer("text", 500)).answers_with(gone);
+        world.complete(&body);
+        assert_eq!(settled(&world), (3 + 2, 500, false), "stream: {stream}");
+        assert_eq!(world.records.borrow()[0]["ended"], "client_gone");
+    }
+}
+
+#[test]
+fn pitfall_4_the_prompt_is_reserved_as_often_as_it_is_sent() {
+    let world = (0..4).fold(fixtures(), |world, _| world.answers_with(messages_answer("text", 1)));
+    world.complete(r#"{"model":"anthropic","prompt":"12345678","n":4}"#);
+    let calls = world.ledger_calls.borrow();
+    let reserved =
+        calls.iter().find_map(|(_, call)| if let Call::Reserve(r) = call { Some(r.prompt_tokens) } else { None });
+    assert_eq!(reserved, Some(4 * 2));
+}
+
+#[test]
+fn an_upstream_beside_one_whose_whole_answer_is_none_is_broken_off() {
+    let world =
+        World::default().answers_with(Answer::json(r#"{"choices":[]}"#)).answers_with(stream(&[&text("B1"), &end(7)]));
+    let received = world.complete(r#"{"model":"chat","prompt":["a","b"],"stream":true}"#);
+    assert_eq!(received.status, 502, "{}", received.body);
+    assert_eq!(world.let_go.borrow().cancelled, 1);
+}
+
+#[test]
+fn a_prompt_that_the_gateway_echoes_is_its_own_choices() {
+    let config = r#"{"version":1,"upstreams":{"u":{"dialect":"openai-completions","base_url":"https://u.example",
+        "capabilities":{"echo":"emulated","n":"emulated"}}},"models":{"m":{"targets":[{"upstream":"u","model":"x"}]}}}"#;
+    let answer = r#"{"choices":[{"index":0,"text":"X"},{"index":1,"text":"Y"}]}"#;
+    let world = World::default().answers_with(Answer::json(answer));
+    world.put("config", config);
+    let answer = world.complete(r#"{"model":"m","prompt":["first ","second "],"echo":true}"#).json();
+    assert_eq!((&answer["choices"][0]["text"], &answer["choices"][1]["text"]), (&json!("first X"), &json!("second Y")));
+    let world = World::default();
+    world.put("config", config);
+    let refused = world.complete(r#"{"model":"m","prompt":"p","n":2,"best_of":5}"#).json();
+    assert_eq!(refused["error"]["param"], "best_of");
+}
+
+#[test]
+fn text_offsets_are_where_tokens_begin_also_where_text_is_held_back() {
+    let token = |text: &str| {
+        let token = json!({"id": 1, "text": text, "logprob": -0.5, "special": false});
+        format!(
+            "data:{}\n\n",
+            json!({"index": 1, "token": token, "top_tokens": [token], "generated_text": null, "details": null})
+        )
+    };
+    let last = json!({"token": {"text": "", "special": true}, "generated_text": "ab cXZ",
+        "details": {"finish_reason": "length", "generated_tokens": 3}});
+    let world = fixtures()
+        .answers_with(Answer::sse(&(token("ab") + &token(" cX") + &token("Z") + &format!("data:{last}\n\n"))));
+    let body = world.complete(r#"{"model":"tgi","prompt":"p","stream":true,"logprobs":1,"stop":"XY"}"#).body;
+    let offsets: Vec<Value> = body
+        .split_terminator("\n\n")
+        .filter_map(|event| serde_json::from_str::<Value>(event.strip_prefix("data: ").unwrap()).ok())
+        .flat_map(|chunk| chunk["choices"][0]["logprobs"]["text_offset"].as_array().cloned().unwrap_or_default())
+        .collect();
+    assert_eq!(offsets, [0, 2, 5]);
+}
+
+#[test]
+fn a_secret_that_is_no_header_is_the_operators_fault_and_white_space_around_one_is_not() {
+    let world = World::default().answers_with(whole("A", 1));
+    let config = common::CONFIG.replace(r#""two": {"dialect""#, r#""two": {"key": "SPACED_KEY", "dialect""#);
+    world.put("config", &config);
+    assert_eq!(world.complete(r#"{"model":"chat","prompt":"p"}"#).status, 200);
+    assert!(world.last_call().headers.contains(&("authorization".into(), "Bearer spaced".to_owned())));
+    let world = World::default();
+    world.put("config", &config.replace("SPACED_KEY", "BROKEN_KEY"));
+    assert_eq!(world.complete(r#"{"model":"chat","prompt":"p"}"#).json()["error"]["code"], "upstream_auth_error");
+}
+
+#[test]
+fn many_choices_cost_what_they_are() {
+    let choices: Vec<Value> =
+        (0..20_000).map(|index| json!({"index": index, "text": "x", "finish_reason": "stop"})).collect();
+    let world = World::default().answers_with(Answer::json(&json!({"choices": choices}).to_string()));
+    world.put("config", &common::CONFIG.replace(r#""max_answer_bytes": 65536"#, r#""max_answer_bytes": 16000000"#));
+    let prompts = vec!["p"; 200];
+    let received = world.complete(&json!({"model": "m", "prompt": prompts, "n": 100}).to_string());
+    assert_eq!(received.json()["choices"].as_array().unwrap().len(), 20_000);
+}

@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 
 use completions_edge::api::{ChunkFormat, ChunkHead, ChunkWriter};
 use completions_edge::dialect::{DialectName, Redactor, Share};
@@ -41,7 +42,7 @@ impl Task {
             choices: self.choices,
             n: 1,
             estimated_prompt_tokens: 1,
-            echo: self.echo.then(|| "the prompt".to_owned()),
+            echo: self.echo.then(|| Rc::from("the prompt")).into_iter().collect(),
             stops: self.stops.iter().cloned().collect(),
         });
         let plan = Plan { shares: shares.collect(), wants_logprobs: true, max_event_bytes: 4096 };

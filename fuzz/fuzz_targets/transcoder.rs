@@ -18,7 +18,7 @@ fn run<'a>(dialect: u8, choice: u8, pieces: impl Iterator<Item = &'a [u8]>) -> (
         choices: 1 + u32::from(choice >> 2 & 1),
         n: 1,
         estimated_prompt_tokens: 1,
-        echo: (choice & 8 != 0).then(|| "prompt".to_owned()),
+        echo: (choice & 8 != 0).then(|| "prompt".into()).into_iter().collect(),
         stops: if choice & 16 == 0 { [].into() } else { ["\n".to_owned(), "the".to_owned()].into() },
     };
     let plan = Plan { shares: vec![share], wants_logprobs: choice & 32 == 0, max_event_bytes: 2048 };

@@ -63,6 +63,18 @@ impl<'a> Prompt<'a> {
         }
     }
 
+    /// About how many bytes the prompts are in a call: those of their texts, and of their token numbers' digits.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        const DIGITS: usize = 6;
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Texts(texts) => texts.iter().map(|text| text.len()).sum(),
+            Self::Tokens(tokens) => tokens.len().saturating_mul(DIGITS),
+            Self::TokenLists(lists) => lists.iter().map(|list| list.len().saturating_mul(DIGITS)).sum(),
+        }
+    }
+
     /// The tokens of the prompt: exact for token numbers, for text a quarter of its bytes, rounded up; at least one.
     #[must_use]
     pub fn estimated_tokens(&self) -> u64 {

@@ -78,6 +78,9 @@ impl Model {
         for (header, value) in &self.headers {
             check_header(header, value).map_err(|why| format!("headers.{header}: {why}"))?;
         }
+        if let Some(field) = RESERVED_FIELDS.iter().find(|field| self.body.contains_key(**field)) {
+            return Err(format!("body.{field}: this field is the gateway's own"));
+        }
         for (i, target) in self.targets.iter().enumerate() {
             if !upstreams.contains_key(&target.upstream) {
                 return Err(format!("targets[{i}].upstream: there is no upstream `{}`", target.upstream));
@@ -127,6 +130,21 @@ const RESERVED_HEADERS: [&str; 18] = [
     "upgrade",
     "x-api-key",
     "x-goog-api-key",
+];
+
+/// Fields of bodies that decide what comes back, and so are not the operator's to set.
+const RESERVED_FIELDS: [&str; 11] = [
+    "best_of",
+    "contents",
+    "echo",
+    "inputs",
+    "logprobs",
+    "messages",
+    "model",
+    "n",
+    "prompt",
+    "stream",
+    "stream_options",
 ];
 
 fn check_header(name: &str, value: &str) -> Result<(), &'static str> {

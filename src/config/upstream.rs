@@ -128,6 +128,9 @@ impl Upstream {
         if self.key.as_deref() == Some("") {
             return Err("key: expected the name of a secret, but it is empty".to_owned());
         }
+        if self.binding.is_some() && self.key.is_some() {
+            return Err("key: a binding needs none".to_owned());
+        }
         if self.region.is_some() && self.key.is_none() {
             return Err("key: a region is there to sign calls for, and to sign takes a key".to_owned());
         }

@@ -188,6 +188,15 @@ pub fn refuse_unsupported(request: &CompletionRequest<'_>, abilities: Abilities<
             return Err(ApiError::new(Case::UnsupportedParameter, message).about("echo"));
         }
     }
+    // Each choice would be the best of its own candidates, and not one of the best.
+    let by_choice = request.n > 1 && abilities.support(Parameter::N) == Support::Emulated;
+    if by_choice && request.best_of.is_some_and(|best_of| best_of > request.n) {
+        let model = &request.model;
+        let message = format!(
+            "Unsupported parameter: 'best_of' above 'n' is not supported with several choices of the model `{model}`."
+        );
+        return Err(ApiError::new(Case::UnsupportedParameter, message).about("best_of"));
+    }
     for (parameter, name) in asked(request) {
         if abilities.support(parameter) == Support::Unsupported {
             let what = match parameter {

@@ -39,7 +39,7 @@ use crate::framing::{Frame, Framing};
 pub use capability::{Abilities, Capabilities, Parameter, Stops, Support, refuse_unsupported};
 pub use fault::Fault;
 pub use redact::Redactor;
-pub use share::{Part, Share, split};
+pub use share::{Bounds, Part, Share, split};
 
 macro_rules! dialects {
     ($($variant:ident, $name:literal => $dialect:path, $doc:literal;)*) => {

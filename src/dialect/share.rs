@@ -19,8 +19,8 @@ pub struct Share {
     pub n: u32,
     /// The tokens of its prompts, where the upstream does not count them.
     pub estimated_prompt_tokens: u64,
-    /// The prompt, where the gateway has to say it before the completion.
-    pub echo: Option<String>,
+    /// Its prompts, where the gateway has to say them before their completions; else none.
+    pub echo: Vec<Rc<str>>,
     /// The stop sequences that the gateway has to look for; none of them is empty.
     pub stops: Rc<[String]>,
 }
@@ -34,18 +34,34 @@ pub struct Part<'a> {
     pub share: Share,
 }
 
-/// The calls that a request takes with an upstream of these abilities, in the order of their choices; at most
-/// `max_calls`, else it is refused.
+/// What one request may set off.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Upstream calls.
+    pub calls: u32,
+    /// Bytes of prompts in all calls together.
+    pub prompt_bytes: usize,
+}
+
+/// The longest stop sequence that the gateway looks for, in bytes: each piece of text is compared with it.
+const MAX_STOP_BYTES: usize = 1024;
+
+/// The calls that a request takes with an upstream of these abilities, in the order of their choices. A request that
+/// goes beyond `bounds` is refused.
 pub fn split<'a>(
     request: &'a CompletionRequest<'a>,
     abilities: Abilities<'_>,
-    max_calls: u32,
+    bounds: Bounds,
 ) -> Result<Vec<Part<'a>>, ApiError> {
     let emulates = |parameter| abilities.support(parameter) == Support::Emulated;
     let (for_upstream, for_gateway) = divide_stops(request, abilities);
     let by_prompt = emulates(Parameter::PromptArray) && request.prompt.count() > 1;
     let by_choice = emulates(Parameter::N) && request.n > 1;
     let echoes = emulates(Parameter::Echo) && request.echo;
+    if for_gateway.iter().any(|stop| stop.len() > MAX_STOP_BYTES) {
+        let bound = format!("must be sequences of at most {MAX_STOP_BYTES} bytes");
+        return Err(ApiError::unsupported_value("stop", &request.model, &bound));
+    }
     let stops: Rc<[String]> = for_gateway.into_iter().map(Cow::into_owned).collect();
     if !by_prompt && !by_choice && !echoes && for_upstream.len() == request.stop.len() {
         return Ok(vec![Part {
@@ -55,7 +71,7 @@ pub fn split<'a>(
                 choices: request.choices(),
                 n: request.n,
                 estimated_prompt_tokens: request.prompt.estimated_tokens(),
-                echo: None,
+                echo: Vec::new(),
                 stops,
             },
         }]);
@@ -63,13 +79,22 @@ pub fn split<'a>(
     let prompts = if by_prompt { singles(&request.prompt) } else { vec![borrowed(&request.prompt)] };
     let times = if by_choice { request.n } else { 1 };
     let calls = prompts.len().saturating_mul(usize::try_from(times).unwrap_or(usize::MAX));
-    if u64::try_from(calls).unwrap_or(u64::MAX) > u64::from(max_calls) {
-        let bound = format!("asks for {calls} completions at once, and must ask for at most {max_calls}");
-        return Err(ApiError::unsupported_value(if by_prompt { "prompt" } else { "n" }, &request.model, &bound));
+    let refuse =
+        |bound: &str| Err(ApiError::unsupported_value(if by_prompt { "prompt" } else { "n" }, &request.model, bound));
+    if u64::try_from(calls).unwrap_or(u64::MAX) > u64::from(bounds.calls) {
+        return refuse(&format!("asks for {calls} completions at once, and must ask for at most {}", bounds.calls));
+    }
+    let bytes = request.prompt.bytes().saturating_mul(usize::try_from(times).unwrap_or(usize::MAX));
+    if bytes > bounds.prompt_bytes {
+        let most = bounds.prompt_bytes;
+        return refuse(&format!(
+            "asks for {bytes} bytes of prompts in all choices together, and must ask for at most {most}"
+        ));
     }
     let mut parts = Vec::with_capacity(calls);
     let mut first = 0_u32;
     for prompt in prompts {
+        let echo: Vec<Rc<str>> = if echoes { texts(&prompt) } else { Vec::new() };
         for i in 0..times {
             let part = CompletionRequest {
                 prompt: prompt.clone(),
@@ -87,7 +112,7 @@ pub fn split<'a>(
                 choices,
                 n: part.n,
                 estimated_prompt_tokens: part.prompt.estimated_tokens(),
-                echo: echoes.then(|| text(&prompt)),
+                echo: echo.clone(),
                 stops: Rc::clone(&stops),
             };
             first = first.saturating_add(choices);
@@ -127,12 +152,12 @@ fn borrowed<'a>(prompt: &'a Prompt<'_>) -> Prompt<'a> {
     }
 }
 
-/// The prompt's text; token numbers have none that we know of.
-fn text(prompt: &Prompt<'_>) -> String {
+/// The prompts' texts; token numbers have none that we know of.
+fn texts(prompt: &Prompt<'_>) -> Vec<Rc<str>> {
     match prompt {
-        Prompt::Text(text) => text.to_string(),
-        Prompt::Texts(texts) => texts.first().map(ToString::to_string).unwrap_or_default(),
-        Prompt::Tokens(_) | Prompt::TokenLists(_) => String::new(),
+        Prompt::Text(text) => vec![Rc::from(&**text)],
+        Prompt::Texts(texts) => texts.iter().map(|text| Rc::from(&**text)).collect(),
+        Prompt::Tokens(_) | Prompt::TokenLists(_) => Vec::new(),
     }
 }
 
@@ -140,6 +165,8 @@ fn text(prompt: &Prompt<'_>) -> String {
 mod tests {
     use super::super::Capabilities;
     use super::*;
+
+    const BOUNDS: Bounds = Bounds { calls: 4, prompt_bytes: 100 };
 
     fn of(table: &'static Capabilities) -> Abilities<'static> {
         static NONE: std::collections::BTreeMap<Parameter, Support> = std::collections::BTreeMap::new();
@@ -159,7 +186,7 @@ mod tests {
     /// Each call as `prompt n seed first choices`, and what the gateway does.
     fn check(capabilities: &'static Capabilities, request: &str, expected: &[&str]) {
         let request = CompletionRequest::parse(request.as_bytes()).unwrap();
-        let parts = split(&request, of(capabilities), 4).unwrap();
+        let parts = split(&request, of(capabilities), BOUNDS).unwrap();
         let line = |part: &Part<'_>| {
             let CompletionRequest { prompt, n, seed, stop, .. } = &*part.request;
             let Share { first, choices, echo, stops, .. } = &part.share;
@@ -174,7 +201,7 @@ mod tests {
         check(
             &ALL,
             r#"{"model":"m","prompt":["a","b"],"n":2,"seed":7,"stop":"x"}"#,
-            &[r#"["a","b"] 2 Some(7) ["x"] -> 0 4 None []"#],
+            &[r#"["a","b"] 2 Some(7) ["x"] -> 0 4 [] []"#],
         );
     }
 
@@ -184,10 +211,10 @@ mod tests {
             &FEW,
             r#"{"model":"m","prompt":["a","b"],"n":2,"seed":7,"echo":true,"stop":["x"," "]}"#,
             &[
-                r#""a" 1 Some(7) ["x"] -> 0 1 Some("a") [" "]"#,
-                r#""a" 1 Some(8) ["x"] -> 1 1 Some("a") [" "]"#,
-                r#""b" 1 Some(7) ["x"] -> 2 1 Some("b") [" "]"#,
-                r#""b" 1 Some(8) ["x"] -> 3 1 Some("b") [" "]"#,
+                r#""a" 1 Some(7) ["x"] -> 0 1 ["a"] [" "]"#,
+                r#""a" 1 Some(8) ["x"] -> 1 1 ["a"] [" "]"#,
+                r#""b" 1 Some(7) ["x"] -> 2 1 ["b"] [" "]"#,
+                r#""b" 1 Some(8) ["x"] -> 3 1 ["b"] [" "]"#,
             ],
         );
     }
@@ -195,8 +222,37 @@ mod tests {
     #[test]
     fn more_calls_than_allowed_are_refused() {
         let request = CompletionRequest::parse(br#"{"model":"m","prompt":["a","b","c"],"n":2}"#).unwrap();
-        let error = split(&request, of(&FEW), 4).unwrap_err();
+        let error = split(&request, of(&FEW), BOUNDS).unwrap_err();
         assert_eq!((error.code(), error.param.as_deref()), (Some("unsupported_value"), Some("prompt")));
         assert!(error.message.contains("6 completions"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_long_prompt_is_not_multiplied_without_bound() {
+        let body = format!(r#"{{"model":"m","prompt":"{}","n":4}}"#, "p".repeat(26));
+        let error = split(&CompletionRequest::parse(body.as_bytes()).unwrap(), of(&FEW), BOUNDS).unwrap_err();
+        assert_eq!((error.code(), error.param.as_deref()), (Some("unsupported_value"), Some("n")));
+    }
+
+    #[test]
+    fn a_stop_sequence_that_would_cost_much_for_each_token_is_refused_where_the_gateway_looks_for_it() {
+        let body = format!(r#"{{"model":"m","prompt":"p","stop":"{}"}}"#, " ".repeat(1025));
+        let request = CompletionRequest::parse(body.as_bytes()).unwrap();
+        let error = split(&request, of(&FEW), BOUNDS).unwrap_err();
+        assert_eq!((error.code(), error.param.as_deref()), (Some("unsupported_value"), Some("stop")));
+    }
+
+    #[test]
+    fn an_echo_by_the_gateway_is_each_prompts_own_also_where_prompts_are_one_call() {
+        static ECHO: Capabilities = Capabilities {
+            exceptions: &[(Parameter::Echo, Support::Emulated)],
+            unknown_parameters: false,
+            stops: Stops::NATIVE,
+        };
+        check(
+            &ECHO,
+            r#"{"model":"m","prompt":["a","b"],"n":2,"echo":true}"#,
+            &[r#"["a","b"] 2 None [] -> 0 4 ["a", "b"] []"#],
+        );
     }
 }

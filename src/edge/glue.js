@@ -109,6 +109,8 @@ export class Upstream {
   // A read that is under way, and what it brought: kept until somebody takes it.
   #reading;
   #piece;
+  // What a read failed with. It took the buffer with it, so that there is no other.
+  #failure;
   #client;
   #ctx;
 
@@ -147,6 +149,7 @@ export class Upstream {
 
   // The next bytes, or undefined at the end. They are good until the next read: the buffer is one and the same.
   async #read() {
+    if (this.#failure) throw this.#failure;
     if (this.#ended || !this.#response.body) return undefined;
     this.#reader ??= this.#response.body.getReader({ mode: "byob" });
     const { done, value } = await this.#reader.read(new Uint8Array(this.#buffer)).catch((error) => this.#thrown(error));
@@ -196,7 +199,8 @@ export class Upstream {
   }
 
   #thrown(error) {
-    throw this.clientGone ? GONE : error;
+    this.#failure = this.clientGone ? GONE : error;
+    throw this.#failure;
   }
 
   // The upstream has said all: what may still come is its transport's end mark, after which the connection can serve
@@ -381,15 +385,27 @@ async function nextOf(source, upstream) {
 }
 
 // Reads several upstreams at once, each with at most one read under way: a function that resolves to whichever has
-// something first.
-function race(upstreams) {
-  const reads = new Map();
+// something first. What has come waits in a queue: a race of promises would remember every piece in those that are slow.
+function merge(upstreams) {
+  const busy = new Set();
+  const pieces = [];
+  let wake = () => {};
+  let taken;
+  const read = async (source, upstream) => {
+    pieces.push(await nextOf(source, upstream));
+    wake();
+  };
   return async () => {
+    // Its bytes were good until now.
+    busy.delete(taken);
     for (const [source, upstream] of upstreams) {
-      if (!reads.has(source)) reads.set(source, nextOf(source, upstream));
+      if (busy.has(source)) continue;
+      busy.add(source);
+      read(source, upstream);
     }
-    const piece = await Promise.race(reads.values());
-    reads.delete(piece.source);
+    if (pieces.length === 0) await new Promise((resolve) => (wake = resolve));
+    const piece = pieces.shift();
+    taken = piece.source;
     return piece;
   };
 }
@@ -446,7 +462,7 @@ export function pump(first, sources, transcoder, release, keepaliveMs, firstToke
   let controller;
   const upstreams = new Map(sources.map((upstream, source) => [source, upstream]).filter(([, upstream]) => upstream));
   const [[source, any]] = upstreams;
-  const next = upstreams.size === 1 ? () => nextOf(source, any) : race(upstreams);
+  const next = upstreams.size === 1 ? () => nextOf(source, any) : merge(upstreams);
   const watcher = watch(
     { keepaliveMs, firstTokenMs, idleMs },
     {

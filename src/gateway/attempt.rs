@@ -1,10 +1,17 @@
 //! One target's answer: the calls that it takes there, made at once, and what they answer as ours, or why not.
 
-use futures_util::future::{select_all, try_join_all};
+use std::cell::Cell;
 
-use crate::api::{Answer, ApiError, Case, ChunkHead, ChunkWriter, CompletionRequest, write_completion};
+use futures_util::future::select_all;
+use futures_util::stream::{StreamExt as _, TryStreamExt as _, iter};
+
+use crate::api::{
+    Answer, ApiError, Case, ChunkHead, ChunkWriter, CompletionRequest, Usage, tokens_of_bytes, write_completion,
+};
 use crate::config::{GatewayConfig, Model, Target, Upstream};
-use crate::dialect::{Call, Dialect, Fault, Redactor, Share, UpstreamRequest, UsageReport, refuse_unsupported, split};
+use crate::dialect::{
+    Bounds, Call, Dialect, Fault, Redactor, Share, UpstreamRequest, UsageReport, refuse_unsupported, split,
+};
 use crate::transcode::{End, Outcome, Plan, Progress, Transcoder, gather};
 
 use super::reply::{JSON, KEEPALIVE, Patience, Reply, ReplyBody, StreamBody};
@@ -68,10 +75,9 @@ impl Failed {
         Self { error, retryable: true, outcome: None, client_gone: false }
     }
 
-    /// The client went away: nobody reads this, and no upstream is to blame. `outcome` is what an upstream that had
-    /// begun to answer is owed.
-    fn client_gone(outcome: Option<Outcome>) -> Self {
-        Self { error: ApiError::internal(), retryable: false, outcome, client_gone: true }
+    /// The client went away: nobody reads this, and no upstream is to blame.
+    fn client_gone() -> Self {
+        Self { error: ApiError::internal(), retryable: false, outcome: None, client_gone: true }
     }
 }
 
@@ -87,6 +93,9 @@ const HTML: &str = "text/html";
 
 /// The longest error body that is read; a longer one says nothing that a client needs.
 const MAX_FAULT_BYTES: usize = 64 << 10;
+/// How many calls wait for their headers at once. Workers lets no more wait, and the time of the others would run.
+/// <https://developers.cloudflare.com/workers/platform/limits/#simultaneous-open-connections>
+const STARTS_AT_ONCE: usize = 6;
 /// How long an error body is waited for: the status has said the most of it.
 const FAULT_WAIT_MS: u32 = 2000;
 
@@ -97,15 +106,17 @@ impl<'a> Attempts<'a> {
         let upstream = self.config.upstreams.get(&target.upstream).ok_or_else(ApiError::internal)?;
         let dialect = upstream.dialect.dialect();
         refuse_unsupported(self.request, upstream.abilities())?;
-        let parts = split(self.request, upstream.abilities(), self.config.limits.max_parallel_calls)?;
+        if let Some((name, _)) = self.request.extra.iter().find(|(name, _)| self.model.body.contains_key(&**name)) {
+            let message = format!("Unsupported parameter: '{name}' is set by the operator of the model `{}`.", self.head.model);
+            return Err(ApiError::new(Case::UnsupportedParameter, message).about(name));
+        }
+        let limits = self.config.limits;
+        // A body is held as it came, and twice as calls of it, in Rust and in JavaScript.
+        let bounds = Bounds { calls: limits.max_parallel_calls, prompt_bytes: limits.max_body_bytes.saturating_mul(2) };
+        let parts = split(self.request, upstream.abilities(), bounds)?;
         let secret = match &upstream.key {
             None => None,
-            Some(name) => Some(platform.secret(name).ok_or_else(|| {
-                platform.warn(&format!("upstream `{}`: there is no secret `{name}`", target.upstream));
-                let message =
-                    "The gateway has no credentials for the upstream of this model. The operator has to mend this.";
-                ApiError::new(Case::UpstreamAuth, message)
-            })?),
+            Some(name) => Some(secret(platform, &target.upstream, name)?),
         };
         let (secret, now_ms) = (secret.as_deref(), platform.now_ms());
         let (mut calls, mut shares) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
@@ -136,13 +147,19 @@ impl<'a> Attempts<'a> {
     ) -> Result<Answered<P::Body>, Failed> {
         let calls = std::mem::take(&mut prepared.calls);
         let alone = calls.len() == 1;
-        let started =
-            calls.into_iter().zip(&prepared.shares).map(|(call, share)| self.start(platform, &prepared, call, share));
-        let parts = match try_join_all(started).await {
+        // What each call is owed as soon as it has begun to answer, should the client leave before all have.
+        let owed: Vec<Cell<Option<Usage>>> = calls.iter().map(|_| Cell::default()).collect();
+        let starts = calls.into_iter().zip(&prepared.shares).zip(&owed);
+        let started = starts.map(|((call, share), owed)| self.start(platform, &prepared, call, share, owed));
+        let started: Result<Vec<_>, _> = iter(started).buffered(STARTS_AT_ONCE).try_collect().await;
+        let parts = match started {
             Ok(parts) => parts,
-            Err(failed) => {
+            Err(mut failed) => {
                 if !alone {
                     platform.cancel_calls();
+                }
+                if failed.client_gone {
+                    failed.outcome = sum(&owed);
                 }
                 return Err(failed);
             }
@@ -181,6 +198,7 @@ impl<'a> Attempts<'a> {
         prepared: &Prepared<'_>,
         call: UpstreamRequest,
         share: &Share,
+        owed: &Cell<Option<Usage>>,
     ) -> Result<Part<P::Body>, Failed> {
         let Prepared { name, upstream, dialect, redactor, .. } = prepared;
         let began_ms = platform.now_ms();
@@ -195,9 +213,12 @@ impl<'a> Attempts<'a> {
                 platform.warn(&format!("upstream `{name}` sent no headers in time"));
                 Failed::retryable(ApiError::upstream_timeout())
             }
-            CallError::ClientGone => Failed::client_gone(None),
+            CallError::ClientGone => Failed::client_gone(),
         })?;
         let (status, content_type) = (response.status, &response.content_type);
+        if (200..300).contains(&status) {
+            owed.set(Some(Usage { prompt_tokens: share.estimated_prompt_tokens, completion_tokens: 0 }));
+        }
         let answered = if !(200..300).contains(&status) {
             Err(Unanswered::Fault(read_fault(*dialect, response).await))
         } else if self.request.stream && !is_type(content_type, JSON) && !is_type(content_type, HTML) {
@@ -207,11 +228,15 @@ impl<'a> Attempts<'a> {
             self.answer(*dialect, response, left(upstream.total_timeout_ms, spent_ms)).await
         };
         match answered {
-            Ok((answer, report)) => Ok(Part::Whole(answer, report)),
-            Err(Unanswered::ClientGone) => {
-                let usage = crate::api::Usage { prompt_tokens: share.estimated_prompt_tokens, completion_tokens: 0 };
-                Err(Failed::client_gone(Some(Outcome { failure: None, usage, reported: false, finish_reason: None })))
+            Ok((answer, report)) => {
+                let text_bytes = answer.choices.iter().map(|choice| choice.text.len() as u64).sum();
+                owed.set(Some(Usage {
+                    prompt_tokens: report.prompt_tokens.unwrap_or(share.estimated_prompt_tokens),
+                    completion_tokens: report.completion_tokens.unwrap_or(tokens_of_bytes(text_bytes)),
+                }));
+                Ok(Part::Whole(answer, report))
             }
+            Err(Unanswered::ClientGone) => Err(Failed::client_gone()),
             Err(Unanswered::Fault(fault)) => Err(failed(platform, name, fault, redactor)),
         }
     }
@@ -245,6 +270,26 @@ impl<'a> Attempts<'a> {
         let CompletionRequest { include_usage, include_obfuscation, .. } = *self.request;
         ChunkWriter::new(self.head, self.format, include_usage, include_obfuscation)
     }
+}
+
+/// What calls that had begun to answer are owed together, if any had.
+fn sum(owed: &[Cell<Option<Usage>>]) -> Option<Outcome> {
+    let usage = owed.iter().filter_map(Cell::get).reduce(|sum, usage| Usage {
+        prompt_tokens: sum.prompt_tokens.saturating_add(usage.prompt_tokens),
+        completion_tokens: sum.completion_tokens.saturating_add(usage.completion_tokens),
+    })?;
+    Some(Outcome { failure: None, usage, reported: false, finish_reason: None })
+}
+
+/// The upstream's key. White space around it is what a shell left behind.
+fn secret<P: Platform>(platform: &P, upstream: &str, name: &str) -> Result<String, ApiError> {
+    let secret = platform.secret(name).map(|secret| secret.trim().to_owned());
+    // It goes into a header.
+    secret.filter(|secret| !secret.is_empty() && !secret.contains(char::is_control)).ok_or_else(|| {
+        platform.warn(&format!("upstream `{upstream}`: there is no secret `{name}`, or it is no key"));
+        let message = "The gateway has no credentials for the upstream of this model. The operator has to mend this.";
+        ApiError::new(Case::UpstreamAuth, message)
+    })
 }
 
 /// What a fault means here; the operator's log is told of it.
@@ -300,20 +345,15 @@ async fn begin<P: Platform>(
                 Err(ReadError::NotYet) => {}
                 Err(ReadError::ClientGone) => {
                     upstreams.iter_mut().flatten().for_each(UpstreamBody::cancel);
-                    return Err(Failed::client_gone(Some(transcoder.outcome())));
+                    return Err(Failed { outcome: Some(transcoder.outcome()), ..Failed::client_gone() });
                 }
                 Err(ReadError::Broken(_) | ReadError::TooLong) => transcoder.finish(source, End::Broken, &mut first),
             }
         }
-        let failed = transcoder.outcome().failure.is_some();
-        for (source, upstream) in upstreams.iter_mut().enumerate() {
-            match transcoder.progress(source) {
-                Progress::Open if !failed => continue,
-                Progress::Done => upstream.take().as_mut().map(UpstreamBody::release),
-                Progress::Open | Progress::Cut => upstream.take().as_mut().map(UpstreamBody::cancel),
-            };
-        }
+        // Before it is read again.
+        let_go(&transcoder, &mut upstreams);
     }
+    let_go(&transcoder, &mut upstreams);
     if !transcoder.is_over() {
         let body = StreamBody { first, upstreams, transcoder, closing: Closing::default(), patience };
         return Ok((Reply::stream(ReplyBody::Stream(Box::new(body))), None));
@@ -330,6 +370,17 @@ async fn begin<P: Platform>(
         // It failed after a chunk, though both came at once: the client gets what there is.
     }
     Ok((Reply::stream(ReplyBody::Chunks(first)), Some(outcome)))
+}
+
+/// Lets go of the upstreams of which nothing is wanted any more.
+fn let_go<B: UpstreamBody>(transcoder: &Transcoder, upstreams: &mut [Option<B>]) {
+    for (source, upstream) in upstreams.iter_mut().enumerate() {
+        match transcoder.progress(source) {
+            Progress::Open if !transcoder.is_over() => {}
+            Progress::Done => upstream.take().iter_mut().for_each(UpstreamBody::release),
+            Progress::Open | Progress::Cut => upstream.take().iter_mut().for_each(UpstreamBody::cancel),
+        }
+    }
 }
 
 /// What comes next from any of the upstreams, with its number; nothing if none is left.

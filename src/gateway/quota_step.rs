@@ -2,6 +2,7 @@
 
 use crate::api::{AccountLimit, AccountUsage, AccountWindow, ApiError, Case, CompletionRequest, Usage, write_usage};
 use crate::config::{GatewayConfig, Model, OnFailure};
+use crate::dialect::{Parameter, Support};
 use crate::quota::{
     Call, Denial, Dimension, Refusal, Reply as LedgerReply, Reserve, Settle, Standing, WindowUse, go_duration,
 };
@@ -47,6 +48,14 @@ impl Settlement {
     }
 }
 
+/// The tokens of the prompts, as often as the target that asks for the most of them is sent them.
+fn most_prompt_tokens(config: &GatewayConfig, request: &CompletionRequest<'_>, model: &Model) -> u64 {
+    let mut upstreams = model.targets.iter().filter_map(|target| config.upstreams.get(&target.upstream));
+    let by_choice = upstreams.any(|upstream| upstream.abilities().support(Parameter::N) == Support::Emulated);
+    let times = if by_choice { request.n } else { 1 };
+    request.prompt.estimated_tokens().saturating_mul(times.into())
+}
+
 /// The most tokens that the choices may have together. Candidates that are thrown away cost what choices cost.
 fn most_completion_tokens(request: &CompletionRequest<'_>, model: &Model) -> u64 {
     let max_tokens = request.max_tokens.unwrap_or(model.default_max_tokens);
@@ -77,7 +86,7 @@ pub(super) async fn reserve<P: Platform>(
         lease: settlement.lease.clone(),
         key: caller.key.id.clone(),
         model: request.model.to_string(),
-        prompt_tokens: request.prompt.estimated_tokens(),
+        prompt_tokens: most_prompt_tokens(config, request, model),
         completion_tokens: most_completion_tokens(request, model),
         tenant_limits: caller.tenant.limits,
         key_limits: caller.key.limits,

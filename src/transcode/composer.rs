@@ -1,5 +1,6 @@
 //! Our side of an answer: what may be said of the events of its upstream calls, in which order, and when it is over.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::api::{ApiError, Case, Choice, ChunkWriter, FinishReason, Logprobs, Usage};
@@ -15,7 +16,7 @@ pub(super) enum Output {
     /// Out as chunks, at once.
     Chunks(ChunkWriter),
     /// Into the choices of one answer.
-    Whole(Vec<Choice>),
+    Whole(BTreeMap<u32, Choice>),
 }
 
 /// How far one upstream call is.
@@ -51,8 +52,12 @@ pub(super) struct Composer {
 struct Source {
     first: u32,
     choices: Vec<ChoiceState>,
-    /// The prompt, where it has to be said before the completion.
-    echo: Option<String>,
+    /// How many of them have ended, and whether one of these by us.
+    finished: usize,
+    is_cut: bool,
+    /// The prompts, where they have to be said before their completions, and how many choices each has.
+    echo: Vec<Rc<str>>,
+    n: usize,
     /// The number that the upstream gives to its only choice.
     only_index: Option<u32>,
     usage: UsageTally,
@@ -71,16 +76,15 @@ enum Stage {
     Begun,
     /// It has its finish reason, after which nothing of it is said.
     Finished,
-    /// The same, but its end was ours: the upstream had more to say.
-    Cut,
 }
 
 /// One choice on its way.
 #[derive(Debug, Default)]
 struct ChoiceState {
     stage: Stage,
-    /// Characters of text said, which is where the next token begins.
-    chars: u64,
+    /// Where the next token begins, in characters: counted by the tokens, once there are any.
+    token_chars: u64,
+    has_tokens: bool,
     scanner: Option<StopScanner>,
 }
 
@@ -137,7 +141,7 @@ impl Composer {
 
     /// Whether the upstreams have counted all tokens.
     fn is_reported(&self) -> bool {
-        self.sources.iter().all(|source| source.progress != Progress::Cut && source.usage.is_reported())
+        self.sources.iter().all(|source| source.progress == Progress::Done && source.usage.is_reported())
     }
 
     /// What has become of the answer so far.
@@ -153,10 +157,7 @@ impl Composer {
     /// The choices gathered, by index.
     pub(super) fn into_choices(self) -> Vec<Choice> {
         match self.output {
-            Output::Whole(mut choices) => {
-                choices.sort_by_key(|choice| choice.index);
-                choices
-            }
+            Output::Whole(choices) => choices.into_values().collect(),
             Output::Chunks(_) => Vec::new(),
         }
     }
@@ -195,7 +196,9 @@ impl Composer {
     fn delta(&mut self, source: usize, index: u32, addition: Addition<'_>, out: &mut Vec<u8>) {
         let Self { output, sources, wants_logprobs, begun, finish_reason: first_reason, .. } = self;
         let Some(source) = sources.get_mut(source) else { return };
-        let Some((index, Source { choices, echo, usage, progress, .. }, place)) = source.locate(index) else {
+        let Some((index, Source { choices, finished, is_cut, echo, n, usage, progress, .. }, place)) =
+            source.locate(index)
+        else {
             return self
                 .fail(ApiError::upstream("The upstream of this model sent a choice that was not asked for."), out);
         };
@@ -222,27 +225,33 @@ impl Composer {
             return;
         }
         if choice.stage < Stage::Begun
-            && let Some(prompt) = echo.as_deref().filter(|prompt| !prompt.is_empty())
+            && let Some(prompt) =
+                place.checked_div(*n).and_then(|prompt| echo.get(prompt)).filter(|prompt| !prompt.is_empty())
         {
-            choice.chars = prompt.chars().count() as u64;
+            choice.token_chars = chars(prompt);
             output.choice(out, index, &Addition { text: prompt, logprobs: None, finish_reason: None });
         }
         if let Some(logprobs) = &mut addition.logprobs {
-            fill_offsets(logprobs, choice.chars);
+            choice.has_tokens = true;
+            choice.token_chars = fill_offsets(logprobs, choice.token_chars);
+        } else if *wants_logprobs && !choice.has_tokens {
+            choice.token_chars = choice.token_chars.saturating_add(chars(addition.text));
         }
         choice.stage = match addition.finish_reason {
             None => Stage::Begun,
-            Some(_) if cut => Stage::Cut,
             Some(_) => Stage::Finished,
         };
-        choice.chars = choice.chars.saturating_add(addition.text.chars().count() as u64);
         usage.see(addition.text);
         *begun = true;
         *first_reason = first_reason.or(addition.finish_reason);
         output.choice(out, index, &addition);
-        if addition.finish_reason.is_some() && is_cut(choices) {
-            *progress = Progress::Cut;
-            self.complete_if_all_are(out);
+        if addition.finish_reason.is_some() {
+            *finished = finished.saturating_add(1);
+            *is_cut |= cut;
+            if *is_cut && *finished == choices.len() {
+                *progress = Progress::Cut;
+                self.complete_if_all_are(out);
+            }
         }
     }
 
@@ -275,7 +284,7 @@ impl Composer {
         if self.over || self.progress(source) != Progress::Open {
             return;
         }
-        let finished = |source: &Source| source.choices.iter().all(ChoiceState::is_finished);
+        let finished = |source: &Source| source.finished == source.choices.len();
         if closed && self.sources.get(source).is_some_and(finished) {
             self.close(source, out);
         } else {
@@ -321,7 +330,17 @@ impl Source {
         let scanner = || (!stops.is_empty()).then(|| StopScanner::new(Rc::clone(&stops)));
         let choices = (0..choices).map(|_| ChoiceState { scanner: scanner(), ..ChoiceState::default() }).collect();
         let usage = UsageTally::new(estimated_prompt_tokens, n);
-        Self { first, choices, echo, only_index: None, usage, progress: Progress::Open }
+        Self {
+            first,
+            choices,
+            finished: 0,
+            is_cut: false,
+            echo,
+            n: usize::try_from(n).unwrap_or(usize::MAX),
+            only_index: None,
+            usage,
+            progress: Progress::Open,
+        }
     }
 
     /// The choice that the upstream means: its number in the answer, and its place here.
@@ -336,14 +355,9 @@ impl Source {
     }
 }
 
-/// Whether every choice has ended, and one of them by us.
-fn is_cut(choices: &[ChoiceState]) -> bool {
-    choices.iter().all(ChoiceState::is_finished) && choices.iter().any(|choice| choice.stage == Stage::Cut)
-}
-
 impl ChoiceState {
     fn is_finished(&self) -> bool {
-        self.stage >= Stage::Finished
+        self.stage == Stage::Finished
     }
 }
 
@@ -360,19 +374,16 @@ impl Output {
         match self {
             Self::Chunks(writer) => writer.choice(out, index, text, logprobs.as_ref(), *finish_reason),
             Self::Whole(choices) => {
-                if let Some(choice) = choices.iter_mut().find(|choice| choice.index == index) {
+                if let Some(choice) = choices.get_mut(&index) {
                     choice.text.push_str(text);
                     if let Some(logprobs) = logprobs {
                         choice.logprobs.get_or_insert_default().append(logprobs.clone());
                     }
                     choice.finish_reason = finish_reason.unwrap_or(choice.finish_reason);
                 } else {
-                    choices.push(Choice {
-                        index,
-                        text: (*text).to_owned(),
-                        logprobs: logprobs.clone(),
-                        finish_reason: finish_reason.unwrap_or(FinishReason::Stop),
-                    });
+                    let finish_reason = finish_reason.unwrap_or(FinishReason::Stop);
+                    let choice = Choice { index, text: (*text).to_owned(), logprobs: logprobs.clone(), finish_reason };
+                    choices.insert(index, choice);
                 }
             }
         }
@@ -383,19 +394,21 @@ fn incomplete() -> ApiError {
     ApiError::new(Case::UpstreamIncomplete, "The upstream of this model ended its stream before it was complete.")
 }
 
-/// Gives tokens without offsets theirs: one after the other, from the choice's `chars` on.
-fn fill_offsets(logprobs: &mut Logprobs, chars: u64) {
-    if logprobs.text_offset.len() == logprobs.tokens.len() {
-        return;
+/// Gives tokens without offsets theirs: one after the other, from `begin` on. Returns where the next one begins.
+fn fill_offsets(logprobs: &mut Logprobs, begin: u64) -> u64 {
+    let Logprobs { tokens, text_offset, .. } = logprobs;
+    let given = text_offset.len() == tokens.len();
+    let mut offset = begin;
+    for (i, token) in tokens.iter().enumerate() {
+        if !given {
+            text_offset.truncate(i);
+            text_offset.push(offset);
+        }
+        offset = offset.saturating_add(chars(token));
     }
-    let mut offset = chars;
-    logprobs.text_offset = logprobs
-        .tokens
-        .iter()
-        .map(|token| {
-            let at = offset;
-            offset = offset.saturating_add(token.chars().count() as u64);
-            at
-        })
-        .collect();
+    offset
+}
+
+fn chars(text: &str) -> u64 {
+    text.chars().count() as u64
 }

@@ -8,6 +8,7 @@ mod composer;
 mod stop;
 mod tally;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use crate::api::{Answer, ApiError, Case, Choice, ChunkWriter, FinishReason, Usage};
@@ -173,7 +174,7 @@ pub fn gather(
     redactor: Redactor,
     plan: Plan,
 ) -> Result<(Vec<Choice>, Outcome), ApiError> {
-    let output = Output::Whole(Vec::new());
+    let output = Output::Whole(BTreeMap::new());
     let mut composer = Composer::new(output, redactor, plan.wants_logprobs, plan.shares);
     for (source, (answer, report)) in answers.into_iter().enumerate() {
         take_answer(&mut composer, source, answer, report, &mut Vec::new());
@@ -187,12 +188,11 @@ pub fn gather(
 
 fn take_answer(composer: &mut Composer, source: usize, answer: Answer, report: UsageReport, out: &mut Vec<u8>) {
     let mut take = |event: Event<'_>| composer.take(source, event, Case::UpstreamError, out);
-    // The count of the completion comes last: it is not that of a choice which is cut.
-    take(Event::Usage(UsageReport { completion_tokens: None, ..report }));
+    // The count comes first: what follows the end of a choice that is cut is not heard any more.
+    take(Event::Usage(report));
     for Choice { index, text, logprobs, finish_reason } in answer.choices {
         take(Event::Delta { index, text: &text, logprobs, finish_reason: Some(finish_reason) });
     }
-    take(Event::Usage(report));
     if composer.lacks_choices(source) {
         composer.fail(ApiError::upstream("The upstream of this model left out choices that were asked for."), out);
     }

@@ -54,14 +54,16 @@ impl StopScanner {
         // Both are places where a sequence begins or the text ends, and so no character is cut in two.
         let rest = self.held.split_off(safe);
         let text = std::mem::replace(&mut self.held, rest);
-        let logprobs = self.release(text.chars().count());
+        let ends = last && found.is_none();
+        let logprobs = self.release(if ends { usize::MAX } else { text.chars().count() });
         Scanned { text, logprobs, stopped: found.is_some(), went_on }
     }
 
     /// Where the sequence ends and begins that is complete first; of two that end together, the longer one.
     fn first_match(&self) -> Option<(usize, usize)> {
         let matches = self.sequences.iter().filter_map(|sequence| {
-            let start = self.held.find(&**sequence)?;
+            let fits = sequence.len() <= self.held.len();
+            let start = fits.then(|| self.held.find(&**sequence)).flatten()?;
             Some((start.saturating_add(sequence.len()), start))
         });
         matches.min()

@@ -399,6 +399,8 @@ impl Platform for World {
     fn secret(&self, name: &str) -> Option<String> {
         match name {
             "ONE_KEY" => Some("secret-of-one".to_owned()),
+            "SPACED_KEY" => Some(" spaced\n".to_owned()),
+            "BROKEN_KEY" => Some("two\nlines".to_owned()),
             "FIXTURE_KEY" => Some("secret-of-fixture".to_owned()),
             // AWS's own example keys.
             "AWS_KEYS" => Some("AKIDEXAMPLE:wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_owned()),
