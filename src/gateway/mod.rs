@@ -5,15 +5,16 @@ mod directory;
 mod platform;
 mod quota_step;
 mod reply;
-mod targets;
 
 use crate::api::{ApiError, Case, ChunkFormat, ChunkHead, CompletionRequest, ModelCard, write_model, write_models};
 use crate::config::{GatewayConfig, Model};
 use crate::dialect::Capabilities;
+use crate::health::Health;
 use crate::hex::hex;
 use crate::quota::Standing;
 use crate::tenant::{Allowed, ApiKey, KeyRecord, TenantRecord, TenantStatus};
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use attempt::{Answered, Attempts, Failed};
@@ -60,6 +61,7 @@ pub struct Entropy(pub [u8; 32]);
 #[derive(Debug, Default)]
 pub struct Gateway {
     directory: Directory,
+    health: RefCell<Health>,
 }
 
 /// Where a request goes.
@@ -225,7 +227,8 @@ impl Gateway {
         let attempts = Attempts { request: &request, config: &config, model, head: &completion, format };
         let mut refusal = None;
         let draw = entropy.0.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
-        let mut calls = targets::in_turn(&model.targets, draw).into_iter().filter_map(|target| {
+        let turn = self.health.borrow().turn(&config.breaker, &model.targets, draw, platform.now_ms());
+        let mut calls = turn.targets.into_iter().filter_map(|target| {
             let call = attempts.prepare(platform, target);
             call.map_err(|error| refusal = refusal.take().or(Some(error))).ok()
         });
