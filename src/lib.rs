@@ -2,9 +2,10 @@
 //!
 //! The modules in reading order, each on top of those before it: [`api`] is our own wire format, [`framing`] cuts
 //! upstreams' bytes into frames, [`dialect`] translates requests and frames of one family of upstreams, [`transcode`]
-//! turns an upstream's stream into ours. [`config`] and [`tenant`] are what KV holds. [`gateway`] is the straight line
-//! that a request takes through all of them; [`admin`] is the operator's API beside it. `edge`, which exists on wasm32
-//! only, joins both to the runtime: it alone knows of Workers, JavaScript, clocks and randomness.
+//! turns an upstream's stream into ours. [`config`] and [`tenant`] are what KV holds, [`quota`] what tenants may
+//! spend, [`health`] what an isolate knows of its targets. [`gateway`] is the straight line that a request takes through
+//! all of them; [`admin`] is the operator's API beside it. `edge`, which exists on wasm32 only, joins both to the
+//! runtime: it alone knows of Workers, JavaScript, clocks and randomness.
 
 pub mod admin;
 pub mod api;
@@ -15,6 +16,7 @@ pub mod dialect;
 mod edge;
 pub mod framing;
 pub mod gateway;
+pub mod health;
 mod hex;
 pub mod quota;
 pub mod tenant;

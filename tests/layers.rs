@@ -53,14 +53,15 @@ fn only_edge_names_the_runtime() {
 fn imports_point_towards_the_wire_vocabulary() {
     // For each layer, the modules that it must not know.
     let above = [
-        ("api", &["framing", "dialect", "transcode", "config", "tenant", "gateway", "admin", "edge"][..]),
-        ("framing", &["api", "dialect", "transcode", "config", "tenant", "gateway", "admin", "edge"]),
-        ("dialect", &["transcode", "tenant", "quota", "gateway", "admin", "edge"]),
-        ("config", &["framing", "transcode", "tenant", "gateway", "admin", "edge"]),
-        ("tenant", &["framing", "dialect", "transcode", "config", "gateway", "admin", "edge"]),
-        ("transcode", &["config", "tenant", "gateway", "admin", "edge"]),
+        ("api", &["framing", "dialect", "transcode", "config", "tenant", "health", "gateway", "admin", "edge"][..]),
+        ("framing", &["api", "dialect", "transcode", "config", "tenant", "health", "gateway", "admin", "edge"]),
+        ("dialect", &["transcode", "tenant", "quota", "health", "gateway", "admin", "edge"]),
+        ("config", &["framing", "transcode", "tenant", "health", "gateway", "admin", "edge"]),
+        ("tenant", &["framing", "dialect", "transcode", "config", "health", "gateway", "admin", "edge"]),
+        ("health", &["api", "framing", "dialect", "transcode", "tenant", "quota", "gateway", "admin", "edge"]),
+        ("transcode", &["config", "tenant", "health", "gateway", "admin", "edge"]),
         ("gateway", &["admin", "edge"]),
-        ("admin", &["framing", "dialect", "transcode", "edge"]),
+        ("admin", &["framing", "dialect", "transcode", "health", "edge"]),
     ];
     let mut seen = 0;
     for (name, source) in sources() {

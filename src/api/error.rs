@@ -81,6 +81,8 @@ pub enum Case {
     UpstreamIncomplete,
     /// The upstream took too long.
     UpstreamTimeout,
+    /// Every target is passed over, since it failed too often; the error carries `Retry-After`.
+    UpstreamUnavailable,
     /// Our own fault.
     Internal,
 }
@@ -127,6 +129,7 @@ impl Case {
             Self::UpstreamLimited => (429, "requests", Some("upstream_rate_limited")),
             Self::UpstreamError => (502, API, Some("upstream_error")),
             Self::UpstreamIncomplete => (502, API, Some("upstream_incomplete")),
+            Self::UpstreamUnavailable => (503, API, Some("upstream_unavailable")),
             Self::UpstreamTimeout => (504, API, Some("upstream_timeout")),
             Self::Internal => (500, "server_error", Some("internal_error")),
         }
@@ -169,6 +172,12 @@ impl ApiError {
     pub fn unsupported_value(param: &str, model: &str, bounds: &str) -> Self {
         let message = format!("Unsupported value: '{param}' {bounds} with the model `{model}`.");
         Self::new(Case::UnsupportedValue, message).about(param)
+    }
+
+    /// 429: the upstream limits the gateway.
+    #[must_use]
+    pub fn upstream_limited() -> Self {
+        Self::new(Case::UpstreamLimited, "The upstream of this model is at its rate limit. Try again later.")
     }
 
     /// 504: the upstream let us wait too long, for its headers, its first text, or its next one.

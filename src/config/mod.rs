@@ -1,9 +1,10 @@
-//! The gateway's configuration: upstreams, models and their targets, limits, CORS.
+//! The gateway's configuration: upstreams, models and their targets, limits, CORS, quotas, what is done about failures.
 //!
 //! It is one JSON document under the KV key `config`, parsed and checked whole. A document with any fault is refused
 //! with the reason; a field that the gateway does not know is a fault too, since a misspelt limit is no limit.
 
 mod model;
+mod reliability;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 pub use model::{Model, Target};
+pub use reliability::{BreakerPolicy, RetryPolicy};
 pub use upstream::{MaxTokensField, Upstream};
 
 /// A checked configuration: every target names an upstream that exists, and every URL is one.
@@ -39,6 +41,12 @@ pub struct GatewayConfig {
     /// What is told of requests.
     #[serde(default)]
     pub observe: Observe,
+    /// When a target that fails is passed over.
+    #[serde(default)]
+    pub breaker: BreakerPolicy,
+    /// How often a request that failed is tried again.
+    #[serde(default)]
+    pub retry: RetryPolicy,
 }
 
 /// What is told of requests, and to whom.
@@ -161,6 +169,8 @@ impl GatewayConfig {
             }
             model.check(&self.upstreams).map_err(|why| format!("models.{name}.{why}"))?;
         }
+        self.breaker.check().map_err(|why| format!("breaker.{why}"))?;
+        self.retry.check().map_err(|why| format!("retry.{why}"))?;
         let Quota { reserve_timeout_ms, lease_ms, .. } = self.quota;
         if reserve_timeout_ms == 0 {
             return Err("quota.reserve_timeout_ms: expected at least 1".to_owned());
@@ -213,6 +223,7 @@ mod tests {
         assert_eq!((model.default_max_tokens, model.owned_by.as_str()), (16, "completions-edge"));
         assert_eq!(config.limits.max_body_bytes, 8_388_608);
         assert!(config.cors.is_none());
+        assert_eq!((config.breaker, config.retry), (BreakerPolicy::default(), RetryPolicy::default()));
     }
 
     #[test]
@@ -280,6 +291,9 @@ mod tests {
             "limits.max_body_bytes",
         );
         check_refused("\"version\": 1,", "\"version\": 1, \"quota\": {\"lease_ms\": 3},", "quota.lease_ms");
+        check_refused("\"version\": 1,", "\"version\": 1, \"breaker\": {\"open_ms\": 3},", "breaker.open_ms: expected");
+        check_refused("\"version\": 1,", "\"version\": 1, \"breaker\": {\"colour\": 3},", "colour");
+        check_refused("\"version\": 1,", "\"version\": 1, \"retry\": {\"max_attempts\": 0},", "retry.max_attempts");
         check_refused("{", "", "expected");
     }
 

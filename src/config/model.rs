@@ -92,6 +92,12 @@ impl Model {
 }
 
 impl Target {
+    /// Its name in logs, and where a word is to be kept about it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.upstream, self.model)
+    }
+
     /// The fault, beginning with the field that has it.
     fn check(&self) -> Result<(), String> {
         // It may stand in a path: what makes a segment is encoded, and these would still not be one.

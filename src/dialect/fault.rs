@@ -81,13 +81,9 @@ impl Fault {
                 error
             }
             429 if !quota_of_the_account => {
-                let error = ApiError::new(
-                    Case::UpstreamLimited,
-                    "The upstream of this model is at its rate limit. Try again later.",
-                );
                 // SDKs want to be told. An upstream that does not say gets a second, and none more than a day.
                 let retry_after_ms = self.retry_after_ms.unwrap_or(1000).clamp(1000, 86_400_000);
-                ApiError { retry_after_ms: Some(retry_after_ms), ..error }
+                ApiError { retry_after_ms: Some(retry_after_ms), ..ApiError::upstream_limited() }
             }
             401..=403 | 429 => ApiError::new(
                 Case::UpstreamAuth,

@@ -274,6 +274,20 @@ export function callAi(env, binding, model, headers, body, timeoutMs, request, c
   return call(send, timeoutMs, request, ctx);
 }
 
+// Waits, but not for a client that is gone: resolves to whether it is still there.
+export async function pause(ms, request) {
+  const { signal } = request;
+  await new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+    if (signal.aborted) resolve();
+  });
+  return !signal.aborted;
+}
+
 // Writes the line of a request that has ended into the log, if it is wanted there, and a data point into the dataset that
 // is bound as ANALYTICS, if one is.
 export function record(env, line, isLogged) {

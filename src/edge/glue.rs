@@ -63,6 +63,10 @@ extern "C" {
         idle_ms: u32,
     ) -> web_sys::ReadableStream;
 
+    /// Resolves to whether the client is still there.
+    #[wasm_bindgen(catch)]
+    pub(super) async fn pause(ms: u32, request: &web_sys::Request) -> Result<JsValue, JsValue>;
+
     /// Tells the log, and the analytics dataset if one is bound, of a request that has ended.
     pub(super) fn record(env: &Env, line: &str, is_logged: bool);
 

@@ -157,6 +157,11 @@ impl Platform for EdgePlatform {
         limiter.limit(address).await.map_or(true, |outcome| outcome.success)
     }
 
+    async fn pause(&self, ms: u32) -> bool {
+        // It cannot throw.
+        glue::pause(ms, &self.request).await.is_ok_and(|stays| stays.is_truthy())
+    }
+
     fn record(&self, record: &RequestRecord) {
         glue::record(&self.env, &record.line(), record.is_logged);
     }

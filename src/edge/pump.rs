@@ -1,7 +1,7 @@
 //! The Rust half of the stream pump; the other half, which reads and sends, is in `glue.js`.
 
 use wasm_bindgen::prelude::*;
-use worker::{Date, Env};
+use worker::{Date, Env, console_warn};
 
 use crate::gateway::Closing;
 use crate::quota::Call;
@@ -30,11 +30,14 @@ impl Pump {
     /// Once: the ledger and the log are told. `gone` if the client left before the end.
     fn close(&mut self, gone: bool) {
         let Some(closing) = self.closing.take() else { return };
-        let (settle, record) = closing.close(&self.transcoder.outcome(), gone, Date::now().as_millis());
-        if let Some((settlement, settle)) = settle {
-            tell_ledger(&self.env, &self.ctx, &settlement.tenant, &Call::Settle(settle));
+        let closed = closing.close(&self.transcoder.outcome(), gone, Date::now().as_millis());
+        if let Some((tenant, settle)) = closed.settle {
+            tell_ledger(&self.env, &self.ctx, &tenant, &Call::Settle(settle));
         }
-        glue::record(&self.env, &record.line(), record.is_logged);
+        if let Some(change) = closed.change {
+            console_warn!("{change}");
+        }
+        glue::record(&self.env, &closed.record.line(), closed.record.is_logged);
     }
 }
 
@@ -47,8 +50,9 @@ impl Pump {
         self.transcoder.feed(source, bytes, &mut out);
         if let Some(closing) = self.closing.as_mut().filter(|closing| !closing.has_seen_text())
             && self.transcoder.has_begun()
+            && let Some(change) = closing.see_text(Date::now().as_millis())
         {
-            closing.see_text(Date::now().as_millis());
+            console_warn!("{change}");
         }
         if self.transcoder.is_over() {
             self.close(false);

@@ -12,6 +12,7 @@ use crate::config::{GatewayConfig, Model, Target, Upstream};
 use crate::dialect::{
     Bounds, Call, Dialect, Fault, Redactor, Share, UpstreamRequest, UsageReport, refuse_unsupported, split,
 };
+use crate::health::Verdict;
 use crate::transcode::{End, Outcome, Plan, Progress, Transcoder, gather};
 
 use super::reply::{JSON, KEEPALIVE, Patience, Reply, ReplyBody, StreamBody};
@@ -31,7 +32,7 @@ pub(super) struct Attempts<'a> {
 /// A target with its calls, ready to be sent.
 pub(super) struct Prepared<'a> {
     name: &'a str,
-    target: &'a Target,
+    pub target: &'a Target,
     upstream: &'a Upstream,
     dialect: &'static dyn Dialect,
     calls: Vec<UpstreamRequest>,
@@ -40,11 +41,7 @@ pub(super) struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    /// The target, as logs and headers name it.
-    pub(super) fn target(&self) -> String {
-        format!("{}/{}", self.target.upstream, self.target.model)
-    }
-
+    /// The name of its dialect.
     pub(super) fn dialect(&self) -> &'static str {
         self.upstream.dialect.name()
     }
@@ -71,12 +68,22 @@ pub(super) struct Failed {
 }
 
 impl Failed {
-    fn retryable(error: ApiError) -> Self {
+    /// What it says of the target.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self.error.case {
+            _ if self.client_gone => Verdict::Neutral,
+            Case::UpstreamLimited => Verdict::Limited { retry_after_ms: self.error.retry_after_ms },
+            Case::UpstreamRefused(_) => Verdict::Neutral,
+            _ => Verdict::Failure,
+        }
+    }
+
+    pub(super) fn retryable(error: ApiError) -> Self {
         Self { error, retryable: true, outcome: None, client_gone: false }
     }
 
     /// The client went away: nobody reads this, and no upstream is to blame.
-    fn client_gone() -> Self {
+    pub(super) fn client_gone() -> Self {
         Self { error: ApiError::internal(), retryable: false, outcome: None, client_gone: true }
     }
 }
@@ -107,7 +114,8 @@ impl<'a> Attempts<'a> {
         let dialect = upstream.dialect.dialect();
         refuse_unsupported(self.request, upstream.abilities())?;
         if let Some((name, _)) = self.request.extra.iter().find(|(name, _)| self.model.body.contains_key(&**name)) {
-            let message = format!("Unsupported parameter: '{name}' is set by the operator of the model `{}`.", self.head.model);
+            let message =
+                format!("Unsupported parameter: '{name}' is set by the operator of the model `{}`.", self.head.model);
             return Err(ApiError::new(Case::UnsupportedParameter, message).about(name));
         }
         let limits = self.config.limits;

@@ -6,25 +6,29 @@ mod platform;
 mod quota_step;
 mod record;
 mod reply;
-mod targets;
+mod retry;
 mod trace;
 
 use crate::api::{ApiError, Case, ChunkFormat, ChunkHead, CompletionRequest, ModelCard, write_model, write_models};
 use crate::config::{GatewayConfig, Model, Observe, Upstream};
 use crate::dialect::Abilities;
+use crate::health::Health;
 use crate::hex::hex;
 use crate::quota::Standing;
 use crate::tenant::{Allowed, ApiKey, KeyRecord, TenantRecord, TenantStatus};
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use attempt::{Answered, Attempts, Failed};
 use directory::Directory;
 pub use platform::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
 pub use quota_step::Settlement;
-pub use record::{Closing, Ended, RequestRecord};
+pub use record::{Closed, Closing, Ended, RequestRecord};
 pub(crate) use reply::{JSON, Timing};
 pub use reply::{Patience, Reply, ReplyBody, StreamBody};
+use retry::Tries;
+pub use retry::Watch;
 use trace::Trace;
 
 /// What of a request's head concerns us.
@@ -66,6 +70,7 @@ pub struct Entropy(pub [u8; 32]);
 #[derive(Debug, Default)]
 pub struct Gateway {
     directory: Directory,
+    health: Rc<RefCell<Health>>,
 }
 
 /// Where a request goes.
@@ -278,15 +283,16 @@ impl Gateway {
         let traceparent = trace.as_ref().map(|trace| trace.onward.as_str()).filter(|_| config.observe.trace);
         let format = format.or(caller.key.chunk_format).or(model.chunk_format).unwrap_or_default();
         let attempts = Attempts { request: &request, config: &config, model, head: &completion, format, traceparent };
-        let mut refusal = None;
-        let draw = entropy.0.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
-        let mut calls = targets::in_turn(&model.targets, draw).into_iter().filter_map(|target| {
-            let call = attempts.prepare(platform, target);
-            call.map_err(|error| refusal = refusal.take().or(Some(error))).ok()
-        });
-        let Some(first) = calls.next() else {
-            drop(calls);
-            return Err(refusal.unwrap_or_else(ApiError::internal));
+        let draw = entropy.0.last_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
+        let turn = self.health.borrow().turn(&config.breaker, &model.targets, draw, platform.now_ms());
+        let (targets, health) = (turn.targets.into_iter(), &self.health);
+        let mut tries = Tries { attempts, config: &config, health, targets, draw };
+        let first = match (tries.next(platform), turn.refusal) {
+            (Ok(Some(first)), _) => first,
+            // What is passed over might have carried it.
+            (_, Some(refusal)) => return Err(retry::passed_over(refusal)),
+            (Err(error), None) => return Err(error),
+            (Ok(None), None) => return Err(ApiError::internal()),
         };
 
         // 6. The request is known to be servable, and nothing has been spent.
@@ -295,51 +301,42 @@ impl Gateway {
             quota_step::reserve(platform, &config, &caller, &request, model, lease, &mut visit.standings).await?;
 
         // 7. and 8. The calls of further targets are written when they are needed.
-        let mut last = ApiError::internal();
-        for call in std::iter::once(first).chain(calls) {
-            visit.record.attempts = visit.record.attempts.saturating_add(1);
-            visit.record.target = Some(call.target());
-            visit.record.dialect = Some(call.dialect());
-            match attempts.send(platform, call).await {
-                Ok(Answered { mut reply, outcome, headers_ms }) => {
-                    visit.timing.upstream_ms = Some(since(platform, &visit.timing));
-                    visit.record.headers_ms = Some(headers_ms.saturating_sub(visit.timing.began_ms));
-                    let first_text_ms = platform.now_ms().saturating_sub(visit.timing.began_ms);
-                    // 9. A whole answer is settled here, a stream by whoever pumps it.
-                    match (outcome, &mut reply.body) {
-                        (Some(outcome), _) => {
-                            visit.record.first_token_ms = Some(first_text_ms);
-                            visit.record.take(&outcome);
-                            settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));
-                        }
-                        (None, ReplyBody::Stream(stream)) => {
-                            visit.record.first_token_ms = stream.transcoder.has_begun().then_some(first_text_ms);
-                            stream.closing.settlement = settlement;
-                        }
-                        (None, _) => {}
-                    }
-                    return Ok(reply);
-                }
-                Err(Failed { error, outcome, client_gone: true, .. }) => {
-                    visit.record.ended = Ended::ClientGone;
-                    if let Some(outcome) = outcome {
+        let answered = tries.answer(platform, first, &mut visit.record).await;
+
+        // 9. A whole answer is settled here, a stream by whoever pumps it.
+        match answered {
+            Ok(Answered { mut reply, outcome, headers_ms }) => {
+                visit.timing.upstream_ms = Some(since(platform, &visit.timing));
+                visit.record.headers_ms = Some(headers_ms.saturating_sub(visit.timing.began_ms));
+                let first_text_ms = platform.now_ms().saturating_sub(visit.timing.began_ms);
+                match (outcome, &mut reply.body) {
+                    (Some(outcome), _) => {
+                        visit.record.first_token_ms = Some(first_text_ms);
                         visit.record.take(&outcome);
                         settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));
-                    } else {
-                        settle(platform, settlement.as_ref(), Settlement::of_nothing);
                     }
-                    return Err(error);
-                }
-                Err(Failed { error, retryable, .. }) => {
-                    last = error;
-                    if !retryable {
-                        break;
+                    (None, ReplyBody::Stream(stream)) => {
+                        visit.record.first_token_ms = stream.transcoder.has_begun().then_some(first_text_ms);
+                        stream.closing.settlement = settlement;
                     }
+                    (None, _) => {}
                 }
+                Ok(reply)
+            }
+            Err(Failed { error, outcome, client_gone, .. }) => {
+                if client_gone {
+                    visit.record.ended = Ended::ClientGone;
+                }
+                match outcome {
+                    Some(outcome) => {
+                        visit.record.take(&outcome);
+                        settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));
+                    }
+                    None => settle(platform, settlement.as_ref(), Settlement::of_nothing),
+                }
+                Err(error)
             }
         }
-        settle(platform, settlement.as_ref(), Settlement::of_nothing);
-        Err(last)
     }
 
     /// Steps 1 and 2: whom the key stands for.

@@ -42,6 +42,9 @@ pub trait Platform {
     /// Takes note of a key that opens nothing; false if the client's address has shown too many of them.
     async fn may_fail_again(&self) -> bool;
 
+    /// Waits; false if the client went away meanwhile.
+    async fn pause(&self, ms: u32) -> bool;
+
     /// Tells the log, and whoever counts besides, of a request that has ended.
     fn record(&self, record: &RequestRecord);
 

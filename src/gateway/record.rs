@@ -3,10 +3,12 @@
 use serde::Serialize;
 
 use crate::api::{ApiError, FinishReason};
+use crate::health::Verdict;
+use crate::quota::Settle;
 use crate::transcode::Outcome;
 
 use super::Settlement;
-use crate::quota::Settle;
+use super::retry::{Watch, verdict};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -103,14 +105,28 @@ pub struct Closing {
     pub settlement: Option<Settlement>,
     /// What the log has to be told.
     pub record: RequestRecord,
+    /// What the isolate has to be told of the target.
+    pub watch: Option<Watch>,
     /// When the request came, since 1970.
     pub began_ms: u64,
 }
 
+/// What is to be told when a stream has ended.
+#[derive(Debug)]
+pub struct Closed {
+    /// To the ledger of a tenant.
+    pub settle: Option<(String, Settle)>,
+    /// To the log, of the request.
+    pub record: RequestRecord,
+    /// To the log, of the target.
+    pub change: Option<String>,
+}
+
 impl Closing {
-    /// Takes note of the stream's first text, if this is it.
-    pub fn see_text(&mut self, now_ms: u64) {
+    /// Takes note of the stream's first text. The line is for the log.
+    pub fn see_text(&mut self, now_ms: u64) -> Option<String> {
         self.record.first_token_ms.get_or_insert(now_ms.saturating_sub(self.began_ms));
+        self.watch.as_mut()?.answered(now_ms)
     }
 
     /// Whether the stream's first text has been seen.
@@ -119,14 +135,9 @@ impl Closing {
         self.record.first_token_ms.is_some()
     }
 
-    /// The end: what the ledger and the log are to be told. `gone` if the client left before it.
+    /// The end. `gone` if the client left before it.
     #[must_use]
-    pub fn close(
-        mut self,
-        outcome: &Outcome,
-        gone: bool,
-        now_ms: u64,
-    ) -> (Option<(Settlement, Settle)>, RequestRecord) {
+    pub fn close(mut self, outcome: &Outcome, gone: bool, now_ms: u64) -> Closed {
         self.record.take(outcome);
         if gone {
             self.record.ended = Ended::ClientGone;
@@ -134,8 +145,12 @@ impl Closing {
         self.record.total_ms = now_ms.saturating_sub(self.began_ms);
         let settle = self.settlement.map(|settlement| {
             let settle = settlement.of_stream(outcome);
-            (settlement, settle)
+            (settlement.tenant, settle)
         });
-        (settle, self.record)
+        // A client that leaves before the first text has not seen how its target does.
+        let unseen = gone && self.record.first_token_ms.is_none();
+        let verdict = if unseen { Verdict::Neutral } else { verdict(Some(outcome)) };
+        let change = self.watch.and_then(|watch| watch.end(verdict, now_ms));
+        Closed { settle, record: self.record, change }
     }
 }

@@ -51,7 +51,8 @@ pub const CONFIG: &str = r#"{
                  "chunk_format": "openai"},
         "org/slashed": {"targets": [{"upstream": "one", "model": "org/slashed"}]}
     },
-    "limits": {"max_body_bytes": 65536, "max_event_bytes": 4096, "max_answer_bytes": 65536}
+    "limits": {"max_body_bytes": 65536, "max_event_bytes": 4096, "max_answer_bytes": 65536},
+    "retry": {"same_target_attempts": 1}
 }"#;
 
 /// What an upstream answers, as pieces that come one read after the other.
@@ -102,6 +103,8 @@ pub struct World {
     pub answers: RefCell<VecDeque<Result<Answer, CallError>>>,
     pub calls: RefCell<Vec<UpstreamRequest>>,
     pub log: RefCell<Vec<String>>,
+    /// Pauses before a target was asked again, in milliseconds.
+    pub pauses: RefCell<Vec<u32>>,
     /// A line for each request that has ended.
     pub records: RefCell<Vec<serde_json::Value>>,
     pub let_go: std::rc::Rc<RefCell<LetGo>>,
@@ -215,6 +218,7 @@ impl Default for World {
             calls: RefCell::default(),
             log: RefCell::default(),
             records: RefCell::default(),
+            pauses: RefCell::default(),
             let_go: std::rc::Rc::default(),
             ledgers: RefCell::default(),
             ledger_fails: Cell::default(),
@@ -346,11 +350,12 @@ impl World {
                 }
                 stream.upstreams.iter_mut().flatten().for_each(UpstreamBody::cancel);
                 let outcome = stream.transcoder.outcome();
-                let (settle, record) = stream.closing.close(&outcome, false, self.now_ms.get());
-                if let Some((settlement, settle)) = settle {
-                    self.settle_later(&settlement.tenant, settle);
+                let closed = stream.closing.close(&outcome, false, self.now_ms.get());
+                if let Some((tenant, settle)) = closed.settle {
+                    self.settle_later(&tenant, settle);
                 }
-                self.record(&record);
+                closed.change.iter().for_each(|change| self.warn(change));
+                self.record(&closed.record);
                 (out, Some(outcome))
             }
         };
@@ -452,6 +457,12 @@ impl Platform for World {
     async fn may_fail_again(&self) -> bool {
         self.failures.set(self.failures.get() + 1);
         self.failures.get() <= self.failures_allowed.get()
+    }
+
+    async fn pause(&self, ms: u32) -> bool {
+        self.pauses.borrow_mut().push(ms);
+        self.now_ms.set(self.now_ms.get() + u64::from(ms));
+        true
     }
 
     fn record(&self, record: &RequestRecord) {
