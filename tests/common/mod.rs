@@ -97,7 +97,7 @@ pub struct World {
     pub kv: RefCell<HashMap<String, Vec<u8>>>,
     pub kv_reads: RefCell<Vec<String>>,
     pub kv_fails: Cell<bool>,
-    pub now_ms: Cell<u64>,
+    pub now_ms: std::rc::Rc<Cell<u64>>,
     pub body: RefCell<Vec<u8>>,
     pub body_reads: Cell<u32>,
     pub answers: RefCell<VecDeque<Result<Answer, CallError>>>,
@@ -211,7 +211,7 @@ impl Default for World {
             kv: RefCell::default(),
             kv_reads: RefCell::default(),
             kv_fails: Cell::default(),
-            now_ms: Cell::new(NOW_MS),
+            now_ms: std::rc::Rc::new(Cell::new(NOW_MS)),
             body: RefCell::default(),
             body_reads: Cell::default(),
             answers: RefCell::default(),
@@ -366,16 +366,30 @@ impl World {
 pub struct Body {
     pieces: VecDeque<Result<Vec<u8>, ReadError>>,
     let_go: std::rc::Rc<RefCell<LetGo>>,
+    now_ms: std::rc::Rc<Cell<u64>>,
+}
+
+impl Body {
+    /// The next piece of the script. One that does not come in time lets that time pass.
+    fn next(&mut self, wait_ms: u32) -> Option<Result<Vec<u8>, ReadError>> {
+        let piece = self.pieces.pop_front();
+        if let Some(Err(ReadError::NotYet)) = piece {
+            self.now_ms.set(self.now_ms.get() + u64::from(wait_ms));
+        }
+        piece
+    }
 }
 
 impl UpstreamBody for Body {
-    async fn read(&mut self, _: u32) -> Result<Option<Vec<u8>>, ReadError> {
-        self.pieces.pop_front().transpose()
+    async fn read(&mut self, wait_ms: u32) -> Result<Option<Vec<u8>>, ReadError> {
+        self.next(wait_ms).transpose()
     }
 
-    async fn read_all(&mut self, limit: usize, _: u32) -> Result<Vec<u8>, ReadError> {
-        let whole: Vec<Vec<u8>> = self.pieces.drain(..).collect::<Result<_, _>>()?;
-        let whole = whole.concat();
+    async fn read_all(&mut self, limit: usize, wait_ms: u32) -> Result<Vec<u8>, ReadError> {
+        let mut whole = Vec::new();
+        while let Some(piece) = self.next(wait_ms) {
+            whole.extend(piece?);
+        }
         if whole.len() > limit { Err(ReadError::TooLong) } else { Ok(whole) }
     }
 
@@ -424,7 +438,8 @@ impl Platform for World {
         self.calls.borrow_mut().push(request);
         let Answer { status, content_type, retry_after_ms, pieces } =
             self.answers.borrow_mut().pop_front().expect("the script has an answer for every call")?;
-        let body = Body { pieces, let_go: std::rc::Rc::clone(&self.let_go) };
+        let (let_go, now_ms) = (std::rc::Rc::clone(&self.let_go), std::rc::Rc::clone(&self.now_ms));
+        let body = Body { pieces, let_go, now_ms };
         Ok(UpstreamResponse { status, content_type: content_type.to_owned(), retry_after_ms, body })
     }
 
