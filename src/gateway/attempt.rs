@@ -158,10 +158,17 @@ impl<'a> Attempts<'a> {
         // What each call is owed as soon as it has begun to answer, should the client leave before all have.
         let owed: Vec<Cell<Option<Usage>>> = calls.iter().map(|_| Cell::default()).collect();
         let starts = calls.into_iter().zip(&prepared.shares).zip(&owed);
-        let started = starts.map(|((call, share), owed)| self.start(platform, &prepared, call, share, owed));
-        let started: Result<Vec<_>, _> = iter(started).buffered(STARTS_AT_ONCE).try_collect().await;
+        let started = starts.enumerate().map(|(source, ((call, share), owed))| {
+            let start = self.start(platform, &prepared, call, share, owed);
+            async move { start.await.map(|part| (source, part)) }
+        });
+        // Unordered, so that a failure is known at once, whose ever it is.
+        let started: Result<Vec<_>, _> = iter(started).buffer_unordered(STARTS_AT_ONCE).try_collect().await;
         let parts = match started {
-            Ok(parts) => parts,
+            Ok(mut parts) => {
+                parts.sort_unstable_by_key(|(source, _)| *source);
+                parts.into_iter().map(|(_, part)| part).collect()
+            }
             Err(mut failed) => {
                 if !alone {
                     platform.cancel_calls();

@@ -141,7 +141,7 @@ impl Composer {
 
     /// Whether the upstreams have counted all tokens.
     fn is_reported(&self) -> bool {
-        self.sources.iter().all(|source| source.progress == Progress::Done && source.usage.is_reported())
+        self.sources.iter().all(|source| source.usage.is_reported(source.progress == Progress::Done))
     }
 
     /// What has become of the answer so far.

@@ -44,10 +44,12 @@ impl UsageTally {
         self.text_bytes = self.text_bytes.saturating_add(text.len() as u64);
     }
 
-    /// Whether the upstream has counted the completion.
+    /// Whether the completion is charged as the upstream has counted it. One that was cut may not be: some count a
+    /// token when they begin, and the rest when they are done.
     #[must_use]
-    pub fn is_reported(&self) -> bool {
-        self.completion_tokens().is_some()
+    pub fn is_reported(&self, complete: bool) -> bool {
+        let least = if complete { 0 } else { tokens_of_bytes(self.text_bytes) };
+        self.completion_tokens().is_some_and(|tokens| tokens >= least)
     }
 
     /// The tokens of an answer that is complete.
@@ -106,7 +108,7 @@ mod tests {
             tally.report_of(place, 4, report(0, 0));
             tally.report_of(place, 4, of_choice);
         }
-        assert!(tally.is_reported());
+        assert!(tally.is_reported(true));
         assert_eq!(tally.usage(), Usage { prompt_tokens: 6, completion_tokens: 42 });
         tally.report(report(7, 50));
         assert_eq!(tally.usage(), Usage { prompt_tokens: 7, completion_tokens: 50 });
@@ -117,7 +119,7 @@ mod tests {
         let mut tally = UsageTally::new(9, 2);
         tally.report_of(1, 2, report(5, 18));
         tally.see("twelve bytes");
-        assert!(!tally.is_reported());
+        assert!(!tally.is_reported(true));
         assert_eq!(tally.usage(), Usage { prompt_tokens: 9, completion_tokens: 3 });
     }
 

@@ -64,7 +64,7 @@ const ENDED = {
   "an upstream that is cut, and has reported less than it sent": [
     cut(events({ ...said, usage: usage(7, 1) }), "truncated"),
     { stream: true },
-    { prompt_tokens: 7, completion_tokens: 2, estimated: 0, errors: 1 },
+    { prompt_tokens: 7, completion_tokens: 2, estimated: 1, errors: 1 },
   ],
   "an upstream that fails": [answer(500, { error: { message: "out of memory" } }), {}, NOTHING],
   "an upstream that refuses": [answer(400, { error: { message: "no" } }), {}, NOTHING],
