@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     reason = "in tests a panic is a failure that says where"
@@ -27,7 +28,7 @@ fn world(targets: usize, more: &str) -> World {
     let upstreams: serde_json::Map<String, Value> = (0..targets).map(|i| (format!("u{i}"), upstream.clone())).collect();
     let targets: Vec<Value> = (0..targets).map(|i| json!({"upstream": format!("u{i}"), "model": "x"})).collect();
     let mut config = json!({"version": 1, "upstreams": upstreams, "models": {"m": {"targets": targets}}});
-    let Value::Object(more) = serde_json::from_str(more).unwrap() else { unreachable!() };
+    let Value::Object(more) = serde_json::from_str(more).unwrap() else { panic!() };
     config.as_object_mut().unwrap().extend(more);
     let world = World::default();
     world.put("config", &config.to_string());
