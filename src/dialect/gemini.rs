@@ -9,6 +9,9 @@
 //!   refused for streams (<https://github.com/vercel/ai/pull/11989>), so there are none.
 //! - An invalid key is a 400 whose details say `API_KEY_INVALID`, and a 400 `FAILED_PRECONDITION` means the account's
 //!   billing or country (<https://ai.google.dev/gemini-api/docs/troubleshooting>): both are the operator's to mend.
+//! - A finish reason is not the end of the text: Gemini 1.0 and 1.5 gave one with every event
+//!   (<https://github.com/BerriAI/litellm/issues/4339>), and proxies that translate still do. The last one counts, once
+//!   the body has ended.
 //! - Thinking counts towards `maxOutputTokens`, so that a small bound may leave no text at all. An operator turns it
 //!   off where the model allows it, with `"body": {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}`.
 
@@ -159,10 +162,12 @@ impl Tokens {
     }
 }
 
-/// The decoder of one stream. Nothing marks its end: the choice's finish reason stands in the last event.
+/// The decoder of one stream. Nothing marks its end, and a finish reason does not either: see the module.
 #[derive(Debug, Default)]
 struct Decoder {
     tokens: Tokens,
+    /// The choice, and the last finish reason that it was given.
+    finished: Option<(u32, FinishReason)>,
 }
 
 impl StreamDecoder for Decoder {
@@ -184,16 +189,19 @@ impl StreamDecoder for Decoder {
                 return events(Event::Failed(fault));
             }
             for candidate in candidates.items() {
-                events(Event::Delta {
-                    index: index(candidate),
-                    text: &text(candidate),
-                    logprobs: None,
-                    finish_reason: finish_reason(candidate),
-                });
+                let index = index(candidate);
+                events(Event::Delta { index, text: &text(candidate), logprobs: None, finish_reason: None });
+                self.finished = finish_reason(candidate).map(|reason| (index, reason)).or(self.finished);
             }
         });
         if read.is_none() {
             events(Event::Malformed);
+        }
+    }
+
+    fn finish(&mut self, events: &mut dyn FnMut(Event<'_>)) {
+        if let Some((index, reason)) = self.finished {
+            events(Event::Delta { index, text: "", logprobs: None, finish_reason: Some(reason) });
         }
     }
 }

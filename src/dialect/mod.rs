@@ -297,4 +297,8 @@ pub trait Dialect: Sync + Debug {
 pub trait StreamDecoder: Debug {
     /// Tells what the next frame says.
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>));
+
+    /// Tells what there is to be told when the body has come to its end, and not by a connection that broke: what a
+    /// decoder could not tell before, since more might have followed.
+    fn finish(&mut self, _events: &mut dyn FnMut(Event<'_>)) {}
 }
