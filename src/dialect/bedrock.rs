@@ -47,7 +47,7 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops { takes: |stop| !stop.trim().is_empty(), keeps: false },
+    stops: Stops::NOT_BLANK,
 };
 
 #[derive(Serialize)]

@@ -97,6 +97,10 @@ pub struct Stops {
 impl Stops {
     /// It takes every one, and leaves it out of its text.
     pub const NATIVE: Self = Self { takes: |_| true, keeps: false };
+    /// The same but for the empty one, which it would refuse, or find at once.
+    pub const NOT_EMPTY: Self = Self { takes: |stop| !stop.is_empty(), ..Self::NATIVE };
+    /// The same but for those of white space alone, which it would refuse.
+    pub const NOT_BLANK: Self = Self { takes: |stop| !stop.trim().is_empty(), ..Self::NATIVE };
 }
 
 impl Capabilities {

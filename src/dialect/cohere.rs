@@ -40,7 +40,7 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops::NATIVE,
+    stops: Stops::NOT_EMPTY,
 };
 
 #[derive(Serialize)]

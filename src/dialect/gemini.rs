@@ -12,6 +12,8 @@
 //! - A finish reason is not the end of the text: Gemini 1.0 and 1.5 gave one with every event
 //!   (<https://github.com/BerriAI/litellm/issues/4339>), and proxies that translate still do. The last one counts, once
 //!   the body has ended.
+//! - An empty stop sequence is refused (<https://git.drupalcode.org/project/gemini_provider/-/work_items/3502139>), and
+//!   one of white space is the documentation's own example.
 //! - Thinking counts towards `maxOutputTokens`, so that a small bound may leave no text at all. An operator turns it
 //!   off where the model allows it, with `"body": {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}`.
 
@@ -47,7 +49,7 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops::NATIVE,
+    stops: Stops::NOT_EMPTY,
 };
 
 #[derive(Serialize)]

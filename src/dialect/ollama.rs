@@ -39,8 +39,7 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    // It would find the empty one at once.
-    stops: Stops { takes: |stop| !stop.is_empty(), keeps: false },
+    stops: Stops::NOT_EMPTY,
 };
 
 impl Dialect for Ollama {

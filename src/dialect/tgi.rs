@@ -8,7 +8,7 @@
 //! - Without `do_sample` it samples only where a parameter asks for it. Its own `/v1/completions` takes a temperature of 0, and
 //!   nothing else, for greedy; so does this dialect.
 //! - `server/text_generation_server/utils/tokens.py`: a stop sequence is met where the text ends in it after a token, and only
-//!   the last 200 characters are looked at. It stays in the text
+//!   the last 200 characters are looked at; an empty one is met after the first token. It stays in the text
 //!   (<https://github.com/huggingface/text-generation-inference/issues/1039>).
 //! - `router/src/server.rs`: the last event has `generated_text` and `details`, and nothing comes after it, no `[DONE]` either.
 //!   `input_length` counts the prompt in a stream; else a list of its tokens does, which only comes when asked for.
@@ -43,7 +43,7 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops { takes: |sequence| sequence.chars().count() <= 200, keeps: true },
+    stops: Stops { takes: |sequence| (1..=200).contains(&sequence.chars().count()), keeps: true },
 };
 
 impl Dialect for Tgi {
@@ -262,5 +262,11 @@ mod tests {
     fn a_stop_sequence_longer_than_it_looks_back_is_not_sent() {
         let takes = CAPABILITIES.stops.takes;
         assert!(takes(&"é".repeat(200)) && !takes(&"é".repeat(201)));
+    }
+
+    #[test]
+    fn an_empty_stop_sequence_would_end_every_text_after_one_token() {
+        let takes = CAPABILITIES.stops.takes;
+        assert!(takes(" ") && takes("\n") && !takes(""));
     }
 }
