@@ -21,7 +21,8 @@ use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport,
 };
 
 /// See the module.
@@ -45,6 +46,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NOT_BLANK,
+    seeds: Seeds::ANY,
 };
 
 #[derive(Serialize)]

@@ -22,8 +22,8 @@ use crate::framing::{Frame, Framing};
 use super::json::{Object, Raw};
 use super::sigv4::{self, Credentials};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Options, Parameter, Stops, StreamDecoder, Support, UpstreamRequest,
-    UsageReport, path,
+    Call, Capabilities, Dialect, Event, Fault, Options, Parameter, Seeds, Stops, StreamDecoder, Support,
+    UpstreamRequest, UsageReport, path,
 };
 
 /// See the module.
@@ -48,6 +48,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NOT_BLANK,
+    seeds: Seeds::ANY,
 };
 
 #[derive(Serialize)]

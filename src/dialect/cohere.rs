@@ -19,7 +19,8 @@ use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport,
 };
 
 /// See the module.
@@ -41,6 +42,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NOT_EMPTY,
+    seeds: Seeds::NOT_NEGATIVE,
 };
 
 #[derive(Serialize)]
@@ -67,7 +69,6 @@ impl Dialect for Cohere {
             (within(top_p, 0.01, 0.99), "top_p", "must be from 0.01 to 0.99"),
             (within(frequency, 0.0, 1.0), "frequency_penalty", "must be from 0 to 1"),
             (within(presence, 0.0, 1.0), "presence_penalty", "must be from 0 to 1"),
-            (request.seed.is_none_or(|seed| seed >= 0), "seed", "must be at least 0"),
         ] {
             if !fits {
                 return Err(ApiError::unsupported_value(name, &request.model, bounds));

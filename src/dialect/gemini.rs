@@ -27,8 +27,8 @@ use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
-    path,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, path,
 };
 
 /// See the module.
@@ -50,6 +50,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NOT_EMPTY,
+    seeds: Seeds { min: -0x8000_0000, max: 0x7FFF_FFFF },
 };
 
 #[derive(Serialize)]
@@ -75,10 +76,6 @@ impl Dialect for Gemini {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
-        if request.seed.is_some_and(|seed| i32::try_from(seed).is_err()) {
-            let bounds = "must be from -2147483648 to 2147483647";
-            return Err(ApiError::unsupported_value("seed", &request.model, bounds));
-        }
         let mut config = Object::new();
         config
             .put("maxOutputTokens", &call.max_tokens())

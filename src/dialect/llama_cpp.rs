@@ -17,8 +17,8 @@ use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
-    logprobs,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, logprobs,
 };
 
 /// See the module.
@@ -37,10 +37,9 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NATIVE,
+    // The next number stands for a random one.
+    seeds: Seeds { min: 0, max: 0xFFFF_FFFE },
 };
-
-/// The largest seed; the next number stands for a random one.
-const MAX_SEED: i64 = 0xFFFF_FFFE;
 
 impl Dialect for LlamaCpp {
     fn capabilities(&self) -> &'static Capabilities {
@@ -53,9 +52,6 @@ impl Dialect for LlamaCpp {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
-        if request.seed.is_some_and(|seed| !(0..=MAX_SEED).contains(&seed)) {
-            return Err(ApiError::unsupported_value("seed", &request.model, "must be from 0 to 4294967294"));
-        }
         let suffix = request.suffix.as_deref().filter(|suffix| !suffix.is_empty());
         let (route, prompt) = if suffix.is_some() { ("/infill", "input_prefix") } else { ("/completion", "prompt") };
         let mut body = Object::new();

@@ -20,6 +20,7 @@ mod openai_completions;
 mod openai_wire;
 mod path;
 mod redact;
+mod seeds;
 mod share;
 mod sigv4;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::framing::{Frame, Framing};
 pub use capability::{Abilities, Capabilities, Parameter, Stops, Support, refuse_unsupported};
 pub use fault::Fault;
 pub use redact::Redactor;
+pub use seeds::Seeds;
 pub use share::{Part, Share, split};
 
 macro_rules! dialects {

@@ -19,8 +19,8 @@ use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
-    logprobs,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, logprobs,
 };
 
 /// See the module.
@@ -40,6 +40,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NOT_EMPTY,
+    seeds: Seeds::ANY,
 };
 
 impl Dialect for Ollama {

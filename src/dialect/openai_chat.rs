@@ -9,7 +9,7 @@ use super::json::Object;
 use super::openai_completions::put_stream;
 use super::openai_wire::{self, OpenAiDecoder};
 use super::{
-    Call, Capabilities, Dialect, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
+    Call, Capabilities, Dialect, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
 };
 
 /// See the module.
@@ -28,6 +28,7 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NATIVE,
+    seeds: Seeds::ANY,
 };
 
 #[derive(Serialize)]

@@ -20,8 +20,8 @@ use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
-    logprobs,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, logprobs,
 };
 
 /// See the module.
@@ -44,6 +44,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops { takes: |sequence| (1..=200).contains(&sequence.chars().count()), keeps: true },
+    seeds: Seeds::NOT_NEGATIVE,
 };
 
 impl Dialect for Tgi {
@@ -57,12 +58,8 @@ impl Dialect for Tgi {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
-        let refuse = |param, bounds| Err(ApiError::unsupported_value(param, &request.model, bounds));
-        if request.seed.is_some_and(|seed| seed < 0) {
-            return refuse("seed", "must be at least 0");
-        }
         if request.top_p.is_some_and(|top_p| top_p <= 0.0) {
-            return refuse("top_p", "must be more than 0");
+            return Err(ApiError::unsupported_value("top_p", &request.model, "must be more than 0"));
         }
         let greedy = request.temperature.is_some_and(|temperature| temperature <= 0.0);
         let mut parameters = Object::new();

@@ -25,7 +25,7 @@ use crate::framing::{Frame, Framing};
 use super::json::{Object, Raw};
 use super::openai_wire::{self, OpenAiDecoder};
 use super::{
-    Call, Capabilities, Destination, Dialect, Event, Fault, Options, Parameter, Stops, StreamDecoder, Support,
+    Call, Capabilities, Destination, Dialect, Event, Fault, Options, Parameter, Seeds, Stops, StreamDecoder, Support,
     UpstreamRequest, UsageReport, path,
 };
 
@@ -49,6 +49,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops { takes: |_| false, keeps: false },
+    seeds: Seeds { min: 1, max: 9_999_999_999 },
 };
 
 impl Dialect for WorkersAi {
@@ -66,9 +67,6 @@ impl Dialect for WorkersAi {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
-        if request.seed.is_some_and(|seed| !(1..=9_999_999_999).contains(&seed)) {
-            return Err(ApiError::unsupported_value("seed", &request.model, "must be from 1 to 9999999999"));
-        }
         let mut body = Object::new();
         body.put("prompt", call.prompt_text())
             // Else the model's chat template would be put around it.
