@@ -8,7 +8,8 @@
 //! - Token numbers are taken as a prompt, and as the prefix of `/infill` too.
 //! - A seed is cut to 32 bits, and 4294967295 means a random one.
 //! - With a `stop` a streamed token that may be its beginning is held back, and its log probability comes without its text.
-//! - A model without tokens for infilling is a 501, which is no failure but the request's suffix.
+//! - A model without tokens for infilling is a 501 that says so, which is no failure but the request's suffix. A server that
+//!   was started for something else is a 501 too, which the operator has to mend.
 
 use serde_json::{Map, Value};
 
@@ -102,7 +103,11 @@ impl Dialect for LlamaCpp {
     }
 
     fn decode_fault(&self, status: u16, body: &[u8]) -> Fault {
-        Fault::of_body(if status == 501 { 400 } else { status }, body)
+        let mut fault = Fault::of_body(status, body);
+        if status == 501 && fault.message.starts_with("Infill is not supported") {
+            fault.status = 400;
+        }
+        fault
     }
 }
 
@@ -248,12 +253,18 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_cannot_infill_refuses_the_suffix() {
+    fn only_a_model_that_cannot_infill_refuses_the_suffix_with_501() {
         check_fault(
             501,
             r#"{"error":{"code":501,"message":"Infill is not supported by this model: m","type":"not_supported_error"}}"#,
             (400, "Infill is not supported by this model: m"),
         );
+        check_fault(
+            501,
+            r#"{"error":{"code":501,"message":"This server does not support completions. Start it without `--embeddings`","type":"not_supported_error"}}"#,
+            (501, "This server does not support completions. Start it without `--embeddings`"),
+        );
+        check_fault(501, "<html>", (501, ""));
         check_fault(
             503,
             r#"{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}"#,

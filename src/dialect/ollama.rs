@@ -40,7 +40,8 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NOT_EMPTY,
-    seeds: Seeds::ANY,
+    // -1 means a random one (`sample/samplers.go`), and what other negative ones mean is not documented.
+    seeds: Seeds::NOT_NEGATIVE,
 };
 
 impl Dialect for Ollama {
@@ -170,5 +171,21 @@ impl StreamDecoder for OllamaDecoder {
         if read.is_none() {
             events(Event::Malformed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::encode;
+
+    #[test]
+    fn a_seed_of_minus_one_would_be_a_random_one() {
+        let upstream = r#"{"dialect":"ollama","base_url":"http://u"}"#;
+        for seed in ["-1", "-2"] {
+            let body = format!(r#"{{"model":"m","prompt":"a","seed":{seed}}}"#);
+            let error = encode(upstream, &body).unwrap_err();
+            assert_eq!((error.code(), error.param.as_deref()), (Some("unsupported_value"), Some("seed")));
+        }
+        assert!(encode(upstream, r#"{"model":"m","prompt":"a","seed":0}"#).is_ok());
     }
 }
