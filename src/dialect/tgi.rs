@@ -11,7 +11,9 @@
 //!   the last 200 characters are looked at; an empty one is met after the first token. It stays in the text
 //!   (<https://github.com/huggingface/text-generation-inference/issues/1039>).
 //! - `router/src/server.rs`: the last event has `generated_text` and `details`, and nothing comes after it, no `[DONE]` either.
-//!   `input_length` counts the prompt in a stream; else a list of its tokens does, which only comes when asked for.
+//!   `input_length` counts the prompt in a stream only. Else a list of its tokens does, for which the server would compute the
+//!   prompt's log probabilities: it is not asked for, and the prompt's tokens are estimated, unless the operator wants it with
+//!   `{"body":{"parameters":{"decoder_input_details":true}}}`.
 
 use std::borrow::Cow;
 
@@ -76,8 +78,7 @@ impl Dialect for Tgi {
             // At least one, since its presence tells that log probabilities were asked for: each token has its own anyway.
             .put_some("top_n_tokens", request.logprobs.map(|top| top.max(1)))
             .put("return_full_text", &false)
-            .put("details", &true)
-            .put_if(!request.stream, "decoder_input_details", true);
+            .put("details", &true);
         if let Some(operators) = call.model.body.get("parameters").and_then(serde_json::Value::as_object) {
             parameters = parameters.fill(operators);
         }
