@@ -79,14 +79,13 @@ impl Dialect for WorkersAi {
             .put_some("presence_penalty", request.presence_penalty)
             .put_if(request.stream, "stream", true);
         let model = &call.target.model;
-        let post = call.post(&format!("/run/{}", path::segments(model)), call.bearer(), body);
         Ok(match &call.upstream.binding {
-            None => post,
+            None => call.post(&format!("/run/{}", path::segments(model)), call.bearer(), body),
             Some(binding) => UpstreamRequest {
                 destination: Destination::Ai { binding: binding.clone(), model: model.clone() },
                 // The Worker is known by its binding, whatever the configuration says of a key.
                 headers: call.headers(None),
-                ..post
+                body: body.fill(&call.model.body).finish(),
             },
         })
     }
