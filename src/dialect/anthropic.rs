@@ -50,12 +50,6 @@ static CAPABILITIES: Capabilities = Capabilities {
 };
 
 #[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
-#[derive(Serialize)]
 struct Metadata<'a> {
     user_id: &'a str,
 }
@@ -86,7 +80,7 @@ impl Dialect for Anthropic {
         body.put("model", &call.target.model)
             .put("max_tokens", &call.max_tokens())
             .put_some("system", call.model.system.as_deref())
-            .put("messages", &[Message { role: "user", content: call.prompt_text() }])
+            .put("messages", &[call.user_message()])
             .put_some("temperature", sampling("temperature", request.temperature))
             .put_some("top_p", sampling("top_p", request.top_p))
             .put_if(!request.stop.is_empty(), "stop_sequences", &request.stop)

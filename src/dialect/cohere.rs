@@ -12,8 +12,6 @@
 //! - `usage.tokens` counts what the model read and wrote; `usage.billed_units` is about money.
 //! - A status of 498 says that the prompt or the answer has a token that is on a list of forbidden ones.
 
-use serde::Serialize;
-
 use crate::api::{Answer, ApiError, Choice, FinishReason};
 use crate::framing::{Frame, Framing};
 
@@ -45,12 +43,6 @@ static CAPABILITIES: Capabilities = Capabilities {
     seeds: Seeds::NOT_NEGATIVE,
 };
 
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-}
-
 impl Dialect for Cohere {
     fn capabilities(&self) -> &'static Capabilities {
         &CAPABILITIES
@@ -77,12 +69,9 @@ impl Dialect for Cohere {
         // What is left out must not be filled with another value of the operator's.
         let penalty =
             |name: &str, value: Option<f64>| value.filter(|value| *value > 0.0 || call.model.body.contains_key(name));
-        let system = call.model.system.as_deref().map(|content| Message { role: "system", content });
-        let user = Message { role: "user", content: call.prompt_text() };
-        let messages: Vec<Message<'_>> = system.into_iter().chain([user]).collect();
         let mut body = Object::new();
         body.put("model", &call.target.model)
-            .put("messages", &messages)
+            .put("messages", &call.messages())
             .put("max_tokens", &call.max_tokens())
             .put_some("temperature", request.temperature)
             .put_some("p", top_p)

@@ -13,6 +13,7 @@ mod gemini;
 pub mod json;
 mod llama_cpp;
 mod logprobs;
+mod message;
 mod mistral_fim;
 mod ollama;
 mod openai_chat;
