@@ -14,7 +14,6 @@
 //! <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html#API_runtime_ConverseStream_Errors>.
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::api::{Answer, ApiError, Case, Choice, FinishReason};
 use crate::framing::{Frame, Framing};
@@ -86,14 +85,11 @@ impl Dialect for Bedrock {
             .put_some("temperature", request.temperature)
             .put_some("topP", request.top_p)
             .put_if(!request.stop.is_empty(), "stopSequences", &request.stop);
-        if let Some(Value::Object(own)) = call.model.body.get("inferenceConfig") {
-            config = config.fill(own);
-        }
         let user = Message { role: "user", content: [Text { text: call.prompt_text() }] };
         let mut body = Object::new();
         body.put_some("system", call.model.system.as_deref().map(|text| [Text { text }]))
             .put("messages", &[user])
-            .put_object("inferenceConfig", config);
+            .put_filled("inferenceConfig", config, &call.model.body);
 
         let action = if request.stream { "converse-stream" } else { "converse" };
         let route = format!("/model/{}/{action}", path::segment(&call.target.model));

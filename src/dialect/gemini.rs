@@ -20,7 +20,6 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::api::{Answer, ApiError, Choice, FinishReason};
 use crate::framing::{Frame, Framing};
@@ -85,14 +84,11 @@ impl Dialect for Gemini {
             .put_some("presencePenalty", request.presence_penalty)
             .put_some("frequencyPenalty", request.frequency_penalty)
             .put_if(!request.stop.is_empty(), "stopSequences", &request.stop);
-        if let Some(operators) = call.model.body.get("generationConfig").and_then(Value::as_object) {
-            config = config.fill(operators);
-        }
         let content = |role, text| Content { role, parts: [Part { text }] };
         let mut body = Object::new();
         body.put("contents", &[content(Some("user"), call.prompt_text())])
             .put_some("systemInstruction", call.model.system.as_deref().map(|system| content(None, system)))
-            .put_object("generationConfig", config);
+            .put_filled("generationConfig", config, &call.model.body);
         let method = if request.stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
         let route = format!("/models/{}:{method}", path::segment(&call.target.model));
         Ok(call.post(&route, call.secret.map(|key| ("x-goog-api-key", key.to_owned())), body))

@@ -12,8 +12,6 @@
 //! An operator who wants prompts refused that are longer than the context, where Ollama cuts them, sets the body field
 //! `truncate` to false.
 
-use serde_json::Value;
-
 use crate::api::{Answer, ApiError, Choice, FinishReason, Logprobs};
 use crate::framing::{Frame, Framing};
 
@@ -69,9 +67,6 @@ impl Dialect for Ollama {
             .put_some("frequency_penalty", request.frequency_penalty)
             .put_some("presence_penalty", request.presence_penalty)
             .put_if(!request.stop.is_empty(), "stop", &request.stop);
-        if let Some(Value::Object(own)) = call.model.body.get("options") {
-            options = options.fill(own);
-        }
         let mut body = Object::new();
         body.put("model", &call.target.model)
             .put("prompt", prompt)
@@ -81,7 +76,7 @@ impl Dialect for Ollama {
             .put_if(!call.model.body.contains_key("think"), "think", false)
             .put_if(request.logprobs.is_some(), "logprobs", true)
             .put_some("top_logprobs", request.logprobs)
-            .put_object("options", options);
+            .put_filled("options", options, &call.model.body);
         Ok(call.post("/generate", call.bearer(), body))
     }
 

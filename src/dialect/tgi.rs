@@ -79,11 +79,8 @@ impl Dialect for Tgi {
             .put_some("top_n_tokens", request.logprobs.map(|top| top.max(1)))
             .put("return_full_text", &false)
             .put("details", &true);
-        if let Some(operators) = call.model.body.get("parameters").and_then(serde_json::Value::as_object) {
-            parameters = parameters.fill(operators);
-        }
         let mut body = Object::new();
-        body.put("inputs", call.prompt_text()).put_object("parameters", parameters);
+        body.put("inputs", call.prompt_text()).put_filled("parameters", parameters, &call.model.body);
         let route = if request.stream { "/generate_stream" } else { "/generate" };
         Ok(call.post(route, call.bearer(), body))
     }
