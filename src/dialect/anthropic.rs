@@ -16,7 +16,7 @@
 
 use serde::Serialize;
 
-use crate::api::{Answer, ApiError, Choice, FinishReason};
+use crate::api::{Answer, ApiError, FinishReason};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
@@ -107,14 +107,9 @@ impl Dialect for Anthropic {
             if !content.json().is_some_and(|json| json.starts_with('[')) {
                 return Err(Fault::nonsense("the answer has no content"));
             }
-            let choice = Choice {
-                index: 0,
-                text: content.items().into_iter().filter_map(text_of_block).collect(),
-                logprobs: None,
-                finish_reason: finish_reason(stop_reason).unwrap_or(FinishReason::Stop),
-            };
-            let mut tokens = Tokens::default();
-            Ok((Answer { choices: vec![choice], usage: None }, tokens.take(usage)))
+            let text = content.items().into_iter().filter_map(text_of_block).collect();
+            let finish_reason = finish_reason(stop_reason).unwrap_or(FinishReason::Stop);
+            Ok((Answer::of_one(text, None, finish_reason), Tokens::default().take(usage)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }

@@ -15,7 +15,7 @@
 
 use serde::Serialize;
 
-use crate::api::{Answer, ApiError, Case, Choice, FinishReason};
+use crate::api::{Answer, ApiError, Case, FinishReason};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
@@ -119,8 +119,7 @@ impl Dialect for Bedrock {
             // Reasoning and tools have blocks of their own, without text.
             let blocks = message.field("content").items();
             let text = blocks.into_iter().filter_map(|block| block.field("text").text()).collect();
-            let choice = Choice { index: 0, text, logprobs: None, finish_reason: finish_reason(reason) };
-            Ok((Answer { choices: vec![choice], usage: None }, report(usage)))
+            Ok((Answer::of_one(text, None, finish_reason(reason)), report(usage)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }

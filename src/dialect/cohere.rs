@@ -12,7 +12,7 @@
 //! - `usage.tokens` counts what the model read and wrote; `usage.billed_units` is about money.
 //! - A status of 498 says that the prompt or the answer has a token that is on a list of forbidden ones.
 
-use crate::api::{Answer, ApiError, Choice, FinishReason};
+use crate::api::{Answer, ApiError, FinishReason};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
@@ -94,21 +94,13 @@ impl Dialect for Cohere {
             if message.text().is_some() {
                 return Err(Fault::in_stream(body));
             }
-            if !message.json().is_some_and(|json| json.starts_with('{')) {
+            if !message.is_object() {
                 return Err(Fault::nonsense("the answer has no message"));
             }
-            let choice = Choice {
-                index: 0,
-                text: message
-                    .field("content")
-                    .items()
-                    .into_iter()
-                    .filter_map(|part| part.field("text").text())
-                    .collect(),
-                logprobs: None,
-                finish_reason: finish_reason(reason)?.unwrap_or(FinishReason::Stop),
-            };
-            Ok((Answer { choices: vec![choice], usage: None }, tokens(usage)))
+            let parts = message.field("content").items();
+            let text = parts.into_iter().filter_map(|part| part.field("text").text()).collect();
+            let finish_reason = finish_reason(reason)?.unwrap_or(FinishReason::Stop);
+            Ok((Answer::of_one(text, None, finish_reason), tokens(usage)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }

@@ -117,7 +117,7 @@ impl Dialect for Gemini {
             if choices.is_empty() {
                 return Err(blocked(feedback).unwrap_or_else(|| Fault::nonsense("the answer has no candidates")));
             }
-            Ok((Answer { choices, usage: None }, Tokens::default().take(usage)))
+            Ok((Answer { choices }, Tokens::default().take(usage)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }
@@ -175,7 +175,7 @@ impl StreamDecoder for Decoder {
             if unwrapped(raw).field("error").is_present() {
                 return events(Event::Failed(fault(0, data)));
             }
-            if !raw.json().is_some_and(|json| json.starts_with('{')) {
+            if !raw.is_object() {
                 return events(Event::Malformed);
             }
             let [candidates, usage, feedback] = raw.fields(FIELDS);

@@ -13,7 +13,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::api::{Answer, ApiError, Choice, CompletionRequest, FinishReason, Logprobs, Prompt};
+use crate::api::{Answer, ApiError, CompletionRequest, FinishReason, Logprobs, Prompt};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
@@ -91,13 +91,7 @@ impl Dialect for LlamaCpp {
                 return Err(Fault::in_stream(body));
             }
             let text = said.content.text().ok_or_else(|| Fault::nonsense("the answer has no content"))?;
-            let choice = Choice {
-                index: 0,
-                text: text.into_owned(),
-                logprobs: said.logprobs(),
-                finish_reason: said.finish_reason(),
-            };
-            Ok((Answer { choices: vec![choice], usage: None }, said.usage()))
+            Ok((Answer::of_one(text.into_owned(), said.logprobs(), said.finish_reason()), said.usage()))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON")))
     }

@@ -12,7 +12,7 @@
 //! An operator who wants prompts refused that are longer than the context, where Ollama cuts them, sets the body field
 //! `truncate` to false.
 
-use crate::api::{Answer, ApiError, Choice, FinishReason, Logprobs};
+use crate::api::{Answer, ApiError, FinishReason, Logprobs};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
@@ -91,13 +91,7 @@ impl Dialect for Ollama {
                 return Err(Fault::in_stream(body));
             }
             let text = line.response.text().ok_or_else(|| Fault::nonsense("the answer has no response"))?;
-            let choice = Choice {
-                index: 0,
-                text: text.into_owned(),
-                logprobs: line.logprobs(),
-                finish_reason: line.finish_reason(),
-            };
-            Ok((Answer { choices: vec![choice], usage: None }, line.usage()))
+            Ok((Answer::of_one(text.into_owned(), line.logprobs(), line.finish_reason()), line.usage()))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }
@@ -148,7 +142,7 @@ impl StreamDecoder for OllamaDecoder {
             if line.error.is_present() {
                 return events(Event::Failed(Fault::in_stream(frame.data)));
             }
-            if !raw.json().is_some_and(|json| json.starts_with('{')) {
+            if !raw.is_object() {
                 return events(Event::Malformed);
             }
             let done = line.done.is_true();

@@ -192,7 +192,7 @@ pub(super) fn decode_answer(body: &[u8]) -> Result<(Answer, UsageReport), Fault>
             })
             .collect();
         choices.sort_by_key(|choice| choice.index);
-        Ok((Answer { choices, usage: None }, wire.usage().unwrap_or_default()))
+        Ok((Answer { choices }, wire.usage().unwrap_or_default()))
     });
     answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
 }

@@ -17,7 +17,7 @@
 
 use std::borrow::Cow;
 
-use crate::api::{Answer, ApiError, Choice, FinishReason, Logprobs};
+use crate::api::{Answer, ApiError, FinishReason, Logprobs};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
@@ -101,8 +101,7 @@ impl Dialect for Tgi {
             for (token, top) in tokens.items().into_iter().zip(top_tokens.items()) {
                 push(&mut logprobs, token, top);
             }
-            let choice = Choice { index: 0, text: text.into_owned(), logprobs, finish_reason: finish_reason(reason) };
-            Ok((Answer { choices: vec![choice], usage: None }, usage(details)))
+            Ok((Answer::of_one(text.into_owned(), logprobs, finish_reason(reason)), usage(details)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON")))
     }

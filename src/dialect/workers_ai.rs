@@ -19,7 +19,7 @@
 
 use std::borrow::Cow;
 
-use crate::api::{Answer, ApiError, Choice, FinishReason};
+use crate::api::{Answer, ApiError, FinishReason};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
@@ -107,8 +107,7 @@ impl Dialect for WorkersAi {
                 return Err(if is_error(raw) { fault(0, body) } else { nonsense() });
             };
             let finish_reason = said.finish_reason().unwrap_or(FinishReason::Stop);
-            let choice = Choice { index: 0, text: text.into_owned(), logprobs: None, finish_reason };
-            Ok((Answer { choices: vec![choice], usage: None }, said.usage()))
+            Ok((Answer::of_one(text.into_owned(), None, finish_reason), said.usage()))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON")))
     }
