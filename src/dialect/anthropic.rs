@@ -22,7 +22,7 @@ use crate::framing::{Frame, Framing};
 use super::json::{Object, Raw};
 use super::{
     Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
-    UsageReport,
+    UsageReport, read_frame,
 };
 
 /// See the module.
@@ -158,15 +158,11 @@ struct Decoder {
 
 impl StreamDecoder for Decoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let names = ["type", "delta", "content_block", "message", "usage", "error"];
             let [kind, delta, block, message, usage, error] = raw.fields(names);
             if error.is_present() || frame.event == b"error" {
-                return events(Event::Failed(fault_in_stream(data)));
+                return events(Event::Failed(fault_in_stream(frame.data)));
             }
             let mut text = |block: Raw<'_>| {
                 if let Some(text) = text_of_block(block) {
@@ -188,9 +184,6 @@ impl StreamDecoder for Decoder {
                 None => events(Event::Malformed),
             }
         });
-        if read.is_none() {
-            events(if frame.event == b"error" { Event::Failed(fault_in_stream(data)) } else { Event::Malformed });
-        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::framing::{Frame, Framing};
 use super::json::{Object, Raw};
 use super::{
     Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
-    UsageReport,
+    UsageReport, read_frame,
 };
 
 /// See the module.
@@ -119,11 +119,7 @@ struct Decoder;
 
 impl StreamDecoder for Decoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let [kind, delta, message, error] = raw.fields(["type", "delta", "message", "error"]);
             match kind.text().as_deref() {
                 Some("content-start" | "content-delta") => {
@@ -143,15 +139,14 @@ impl StreamDecoder for Decoder {
                         Err(fault) => events(Event::Failed(fault)),
                     }
                 }
-                None if message.is_present() || error.is_present() => events(Event::Failed(Fault::in_stream(data))),
+                None if message.is_present() || error.is_present() => {
+                    events(Event::Failed(Fault::in_stream(frame.data)));
+                }
                 None => events(Event::Malformed),
                 // Citations, tools and their plan, debugging, and events of tomorrow.
                 Some(_) => {}
             }
         });
-        if read.is_none() {
-            events(Event::Malformed);
-        }
     }
 }
 

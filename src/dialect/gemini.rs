@@ -27,7 +27,7 @@ use crate::framing::{Frame, Framing};
 use super::json::{Object, Raw};
 use super::{
     Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
-    UsageReport, path,
+    UsageReport, path, read_frame,
 };
 
 /// See the module.
@@ -167,13 +167,9 @@ struct Decoder {
 
 impl StreamDecoder for Decoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             if unwrapped(raw).field("error").is_present() {
-                return events(Event::Failed(fault(0, data)));
+                return events(Event::Failed(fault(0, frame.data)));
             }
             if !raw.is_object() {
                 return events(Event::Malformed);
@@ -189,9 +185,6 @@ impl StreamDecoder for Decoder {
                 self.finished = finish_reason(candidate).map(|reason| (index, reason)).or(self.finished);
             }
         });
-        if read.is_none() {
-            events(Event::Malformed);
-        }
     }
 
     fn finish(&mut self, events: &mut dyn FnMut(Event<'_>)) {

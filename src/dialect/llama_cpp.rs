@@ -19,7 +19,7 @@ use crate::framing::{Frame, Framing};
 use super::json::{Object, Raw};
 use super::{
     Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
-    UsageReport, logprobs,
+    UsageReport, logprobs, read_frame,
 };
 
 /// See the module.
@@ -173,15 +173,11 @@ struct LlamaCppDecoder;
 
 impl StreamDecoder for LlamaCppDecoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let said = Said::read(raw);
             // The error stands alone in a field `error:`, or under the key in `data:`.
             if frame.event == b"error" || said.error.is_present() {
-                return events(Event::Failed(Fault::in_stream(data)));
+                return events(Event::Failed(Fault::in_stream(frame.data)));
             }
             if !raw.is_object() {
                 return events(Event::Malformed);
@@ -198,9 +194,6 @@ impl StreamDecoder for LlamaCppDecoder {
                 events(Event::End);
             }
         });
-        if read.is_none() {
-            events(if frame.event == b"error" { Event::Failed(Fault::in_stream(data)) } else { Event::Malformed });
-        }
     }
 }
 

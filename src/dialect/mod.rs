@@ -305,3 +305,16 @@ pub trait StreamDecoder: Debug {
     /// decoder could not tell before, since more might have followed.
     fn finish(&mut self, _events: &mut dyn FnMut(Event<'_>)) {}
 }
+
+/// Reads the JSON of a frame for a decoder; of an empty one, which keeps a connection alive, there is none to read.
+fn read_frame(
+    frame: Frame<'_>,
+    events: &mut dyn FnMut(Event<'_>),
+    read: impl FnOnce(json::Raw<'_>, &mut dyn FnMut(Event<'_>)),
+) {
+    let data = frame.data.trim_ascii();
+    if data.is_empty() || json::Raw::read(data, |raw| read(raw, &mut *events)).is_some() {
+        return;
+    }
+    events(if frame.event == b"error" { Event::Failed(Fault::in_stream(data)) } else { Event::Malformed });
+}

@@ -18,7 +18,7 @@ use crate::framing::{Frame, Framing};
 use super::json::{Object, Raw};
 use super::{
     Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
-    UsageReport, logprobs,
+    UsageReport, logprobs, read_frame,
 };
 
 /// See the module.
@@ -137,7 +137,7 @@ struct OllamaDecoder;
 
 impl StreamDecoder for OllamaDecoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let read = Raw::read(frame.data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let line = Line::of(raw);
             if line.error.is_present() {
                 return events(Event::Failed(Fault::in_stream(frame.data)));
@@ -157,9 +157,6 @@ impl StreamDecoder for OllamaDecoder {
                 events(Event::End);
             }
         });
-        if read.is_none() {
-            events(Event::Malformed);
-        }
     }
 }
 

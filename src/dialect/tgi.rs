@@ -23,7 +23,7 @@ use crate::framing::{Frame, Framing};
 use super::json::{Object, Raw};
 use super::{
     Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
-    UsageReport, logprobs,
+    UsageReport, logprobs, read_frame,
 };
 
 /// See the module.
@@ -150,15 +150,11 @@ struct TgiDecoder;
 
 impl StreamDecoder for TgiDecoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let [token, top, text, details, error] =
                 raw.fields(["token", "top_tokens", "generated_text", "details", "error"]);
             if error.is_present() {
-                return events(Event::Failed(fault(0, data)));
+                return events(Event::Failed(fault(0, frame.data)));
             }
             if !raw.is_object() {
                 return events(Event::Malformed);
@@ -180,9 +176,6 @@ impl StreamDecoder for TgiDecoder {
                 events(Event::End);
             }
         });
-        if read.is_none() {
-            events(Event::Malformed);
-        }
     }
 }
 
