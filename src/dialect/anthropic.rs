@@ -104,7 +104,7 @@ impl Dialect for Anthropic {
             if error.is_present() {
                 return Err(fault_in_stream(body));
             }
-            if !content.json().is_some_and(|json| json.starts_with('[')) {
+            if !content.is_array() {
                 return Err(Fault::nonsense("the answer has no content"));
             }
             let text = content.items().into_iter().filter_map(text_of_block).collect();

@@ -159,11 +159,7 @@ impl<'a> Said<'a> {
     }
 
     fn logprobs(&self) -> Option<Logprobs> {
-        let mut logprobs = Logprobs::default();
-        for token in self.probabilities.items() {
-            logprobs::push(&mut logprobs, "token", token, token.field("top_logprobs"));
-        }
-        (!logprobs.tokens.is_empty()).then_some(logprobs)
+        logprobs::read_tokens(self.probabilities)
     }
 }
 

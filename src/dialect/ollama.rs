@@ -116,7 +116,7 @@ impl<'a> Line<'a> {
     }
 
     fn logprobs(&self) -> Option<Logprobs> {
-        logprobs::read(&format!("{{\"content\":{}}}", self.logprobs.json()?))
+        logprobs::read_tokens(self.logprobs)
     }
 
     fn usage(&self) -> UsageReport {
