@@ -18,6 +18,7 @@ pub mod framing;
 pub mod gateway;
 pub mod health;
 mod hex;
+mod json;
 pub mod quota;
 pub mod tenant;
 pub mod transcode;

@@ -44,7 +44,7 @@ async fn read<P: AdminPlatform>(platform: &P) -> Result<Vec<u8>, ApiError> {
 }
 
 fn parse(body: &[u8]) -> Result<Fields, ApiError> {
-    match serde_json::from_slice(body) {
+    match crate::json::from_bytes(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(ApiError::new(Case::InvalidType, "Invalid body: expected a JSON object.")),
         Err(_) => Err(ApiError::not_json()),

@@ -10,8 +10,14 @@ use super::usage::{FinishReason, Logprobs, Usage};
 pub struct Answer {
     /// In the order of their indices.
     pub choices: Vec<Choice>,
-    /// As the upstream counted; none if it did not say.
-    pub usage: Option<Usage>,
+}
+
+impl Answer {
+    /// An answer of one choice.
+    #[must_use]
+    pub fn of_one(text: String, logprobs: Option<Logprobs>, finish_reason: FinishReason) -> Self {
+        Self { choices: vec![Choice { index: 0, text, logprobs, finish_reason }] }
+    }
 }
 
 /// One choice of an answer.

@@ -97,7 +97,7 @@ const MAX_MAX_TOKENS: i64 = i32::MAX as i64;
 impl<'a> CompletionRequest<'a> {
     /// Reads and checks a whole body; the first fault found is the error.
     pub fn parse(body: &'a [u8]) -> Result<Self, ApiError> {
-        let Fields(fields) = serde_json::from_slice(body).map_err(|error| not_an_object(body, &error))?;
+        let Fields(fields) = crate::json::from_bytes(body).map_err(|error| not_an_object(body, &error))?;
         let mut request = Self {
             model: Cow::Borrowed(""),
             prompt: Prompt::Tokens(Vec::new()),
@@ -284,7 +284,7 @@ fn not_an_object(body: &[u8], error: &serde_json::Error) -> ApiError {
     if error.is_data() && error.to_string().starts_with(TOO_MANY_FIELDS) {
         return ApiError::new(Case::Invalid, format!("The request has more than {MAX_FIELDS} parameters."));
     }
-    match serde_json::from_slice::<&RawValue>(body) {
+    match crate::json::from_bytes::<&RawValue>(body) {
         Ok(raw) if !raw.get().starts_with('{') => {
             let wrong = Param { name: "body", raw }.wrong_type("an object");
             ApiError { param: None, ..wrong }

@@ -151,7 +151,7 @@ impl Cors {
 impl GatewayConfig {
     /// Reads and checks a document. The error says what is wrong, and where.
     pub fn parse(document: &[u8]) -> Result<Self, String> {
-        let config: Self = serde_json::from_slice(document).map_err(|error| error.to_string())?;
+        let config: Self = crate::json::from_bytes(document).map_err(|error| error.to_string())?;
         config.check()?;
         Ok(config)
     }

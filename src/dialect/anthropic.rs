@@ -16,12 +16,13 @@
 
 use serde::Serialize;
 
-use crate::api::{Answer, ApiError, Choice, FinishReason};
+use crate::api::{Answer, ApiError, FinishReason};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, read_frame,
 };
 
 /// See the module.
@@ -44,14 +45,9 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::Suffix, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops { takes: |stop| !stop.trim().is_empty(), keeps: false },
+    stops: Stops::NOT_BLANK,
+    seeds: Seeds::ANY,
 };
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-}
 
 #[derive(Serialize)]
 struct Metadata<'a> {
@@ -84,7 +80,7 @@ impl Dialect for Anthropic {
         body.put("model", &call.target.model)
             .put("max_tokens", &call.max_tokens())
             .put_some("system", call.model.system.as_deref())
-            .put("messages", &[Message { role: "user", content: call.prompt_text() }])
+            .put("messages", &[call.user_message()])
             .put_some("temperature", sampling("temperature", request.temperature))
             .put_some("top_p", sampling("top_p", request.top_p))
             .put_if(!request.stop.is_empty(), "stop_sequences", &request.stop)
@@ -108,17 +104,12 @@ impl Dialect for Anthropic {
             if error.is_present() {
                 return Err(fault_in_stream(body));
             }
-            if !content.json().is_some_and(|json| json.starts_with('[')) {
+            if !content.is_array() {
                 return Err(Fault::nonsense("the answer has no content"));
             }
-            let choice = Choice {
-                index: 0,
-                text: content.items().into_iter().filter_map(text_of_block).collect(),
-                logprobs: None,
-                finish_reason: finish_reason(stop_reason).unwrap_or(FinishReason::Stop),
-            };
-            let mut tokens = Tokens::default();
-            Ok((Answer { choices: vec![choice], usage: None }, tokens.take(usage)))
+            let text = content.items().into_iter().filter_map(text_of_block).collect();
+            let finish_reason = finish_reason(stop_reason).unwrap_or(FinishReason::Stop);
+            Ok((Answer::of_one(text, None, finish_reason), Tokens::default().take(usage)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }
@@ -167,15 +158,11 @@ struct Decoder {
 
 impl StreamDecoder for Decoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let names = ["type", "delta", "content_block", "message", "usage", "error"];
             let [kind, delta, block, message, usage, error] = raw.fields(names);
             if error.is_present() || frame.event == b"error" {
-                return events(Event::Failed(fault_in_stream(data)));
+                return events(Event::Failed(fault_in_stream(frame.data)));
             }
             let mut text = |block: Raw<'_>| {
                 if let Some(text) = text_of_block(block) {
@@ -197,9 +184,6 @@ impl StreamDecoder for Decoder {
                 None => events(Event::Malformed),
             }
         });
-        if read.is_none() {
-            events(if frame.event == b"error" { Event::Failed(fault_in_stream(data)) } else { Event::Malformed });
-        }
     }
 }
 

@@ -14,16 +14,15 @@
 //! <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html#API_runtime_ConverseStream_Errors>.
 
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::api::{Answer, ApiError, Case, Choice, FinishReason};
+use crate::api::{Answer, ApiError, Case, FinishReason};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::sigv4::{self, Credentials};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Options, Parameter, Stops, StreamDecoder, Support, UpstreamRequest,
-    UsageReport, path,
+    Call, Capabilities, Dialect, Event, Fault, Options, Parameter, Seeds, Stops, StreamDecoder, Support,
+    UpstreamRequest, UsageReport, path,
 };
 
 /// See the module.
@@ -47,7 +46,8 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops { takes: |stop| !stop.trim().is_empty(), keeps: false },
+    stops: Stops::NOT_BLANK,
+    seeds: Seeds::ANY,
 };
 
 #[derive(Serialize)]
@@ -85,14 +85,11 @@ impl Dialect for Bedrock {
             .put_some("temperature", request.temperature)
             .put_some("topP", request.top_p)
             .put_if(!request.stop.is_empty(), "stopSequences", &request.stop);
-        if let Some(Value::Object(own)) = call.model.body.get("inferenceConfig") {
-            config = config.fill(own);
-        }
         let user = Message { role: "user", content: [Text { text: call.prompt_text() }] };
         let mut body = Object::new();
         body.put_some("system", call.model.system.as_deref().map(|text| [Text { text }]))
             .put("messages", &[user])
-            .put_object("inferenceConfig", config);
+            .put_filled("inferenceConfig", config, &call.model.body);
 
         let action = if request.stream { "converse-stream" } else { "converse" };
         let route = format!("/model/{}/{action}", path::segment(&call.target.model));
@@ -122,8 +119,7 @@ impl Dialect for Bedrock {
             // Reasoning and tools have blocks of their own, without text.
             let blocks = message.field("content").items();
             let text = blocks.into_iter().filter_map(|block| block.field("text").text()).collect();
-            let choice = Choice { index: 0, text, logprobs: None, finish_reason: finish_reason(reason) };
-            Ok((Answer { choices: vec![choice], usage: None }, report(usage)))
+            Ok((Answer::of_one(text, None, finish_reason(reason)), report(usage)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }

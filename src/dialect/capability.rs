@@ -6,6 +6,8 @@ use serde::Deserialize;
 
 use crate::api::{ApiError, Case, CompletionRequest, Prompt, unrecognized};
 
+use super::Seeds;
+
 /// Whether a dialect can do what a parameter asks for; the best comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -83,6 +85,8 @@ pub struct Capabilities {
     pub unknown_parameters: bool,
     /// What an upstream that knows stop sequences does with them.
     pub stops: Stops,
+    /// The seeds that an upstream takes, if it takes any.
+    pub seeds: Seeds,
 }
 
 /// What an upstream that knows stop sequences does with them.
@@ -97,6 +101,10 @@ pub struct Stops {
 impl Stops {
     /// It takes every one, and leaves it out of its text.
     pub const NATIVE: Self = Self { takes: |_| true, keeps: false };
+    /// The same but for the empty one, which it would refuse, or find at once.
+    pub const NOT_EMPTY: Self = Self { takes: |stop| !stop.is_empty(), ..Self::NATIVE };
+    /// The same but for those of white space alone, which it would refuse.
+    pub const NOT_BLANK: Self = Self { takes: |stop| !stop.trim().is_empty(), ..Self::NATIVE };
 }
 
 impl Capabilities {
@@ -209,6 +217,7 @@ pub fn refuse_unsupported(request: &CompletionRequest<'_>, abilities: Abilities<
             return Err(ApiError::new(Case::UnsupportedParameter, message).about(name));
         }
     }
+    abilities.table.seeds.check(request)?;
     match request.extra.first() {
         Some((name, _)) if !abilities.table.unknown_parameters => Err(unrecognized(name)),
         _ => Ok(()),

@@ -12,14 +12,13 @@
 //! - `usage.tokens` counts what the model read and wrote; `usage.billed_units` is about money.
 //! - A status of 498 says that the prompt or the answer has a token that is on a list of forbidden ones.
 
-use serde::Serialize;
-
-use crate::api::{Answer, ApiError, Choice, FinishReason};
+use crate::api::{Answer, ApiError, FinishReason};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, read_frame,
 };
 
 /// See the module.
@@ -40,14 +39,9 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops::NATIVE,
+    stops: Stops::NOT_EMPTY,
+    seeds: Seeds::NOT_NEGATIVE,
 };
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-}
 
 impl Dialect for Cohere {
     fn capabilities(&self) -> &'static Capabilities {
@@ -67,7 +61,6 @@ impl Dialect for Cohere {
             (within(top_p, 0.01, 0.99), "top_p", "must be from 0.01 to 0.99"),
             (within(frequency, 0.0, 1.0), "frequency_penalty", "must be from 0 to 1"),
             (within(presence, 0.0, 1.0), "presence_penalty", "must be from 0 to 1"),
-            (request.seed.is_none_or(|seed| seed >= 0), "seed", "must be at least 0"),
         ] {
             if !fits {
                 return Err(ApiError::unsupported_value(name, &request.model, bounds));
@@ -76,12 +69,9 @@ impl Dialect for Cohere {
         // What is left out must not be filled with another value of the operator's.
         let penalty =
             |name: &str, value: Option<f64>| value.filter(|value| *value > 0.0 || call.model.body.contains_key(name));
-        let system = call.model.system.as_deref().map(|content| Message { role: "system", content });
-        let user = Message { role: "user", content: call.prompt_text() };
-        let messages: Vec<Message<'_>> = system.into_iter().chain([user]).collect();
         let mut body = Object::new();
         body.put("model", &call.target.model)
-            .put("messages", &messages)
+            .put("messages", &call.messages())
             .put("max_tokens", &call.max_tokens())
             .put_some("temperature", request.temperature)
             .put_some("p", top_p)
@@ -104,21 +94,13 @@ impl Dialect for Cohere {
             if message.text().is_some() {
                 return Err(Fault::in_stream(body));
             }
-            if !message.json().is_some_and(|json| json.starts_with('{')) {
+            if !message.is_object() {
                 return Err(Fault::nonsense("the answer has no message"));
             }
-            let choice = Choice {
-                index: 0,
-                text: message
-                    .field("content")
-                    .items()
-                    .into_iter()
-                    .filter_map(|part| part.field("text").text())
-                    .collect(),
-                logprobs: None,
-                finish_reason: finish_reason(reason)?.unwrap_or(FinishReason::Stop),
-            };
-            Ok((Answer { choices: vec![choice], usage: None }, tokens(usage)))
+            let parts = message.field("content").items();
+            let text = parts.into_iter().filter_map(|part| part.field("text").text()).collect();
+            let finish_reason = finish_reason(reason)?.unwrap_or(FinishReason::Stop);
+            Ok((Answer::of_one(text, None, finish_reason), tokens(usage)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }
@@ -137,11 +119,7 @@ struct Decoder;
 
 impl StreamDecoder for Decoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let [kind, delta, message, error] = raw.fields(["type", "delta", "message", "error"]);
             match kind.text().as_deref() {
                 Some("content-start" | "content-delta") => {
@@ -161,15 +139,14 @@ impl StreamDecoder for Decoder {
                         Err(fault) => events(Event::Failed(fault)),
                     }
                 }
-                None if message.is_present() || error.is_present() => events(Event::Failed(Fault::in_stream(data))),
+                None if message.is_present() || error.is_present() => {
+                    events(Event::Failed(Fault::in_stream(frame.data)));
+                }
                 None => events(Event::Malformed),
                 // Citations, tools and their plan, debugging, and events of tomorrow.
                 Some(_) => {}
             }
         });
-        if read.is_none() {
-            events(Event::Malformed);
-        }
     }
 }
 

@@ -3,13 +3,12 @@
 //! The upstream's own words reach the client only where the client's request is at fault; else the client is told
 //! whose fault it was, in ours.
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 use crate::api::{ApiError, Case};
 
 use super::Redactor;
-use super::json::{Loose, repair};
+use super::json::Raw;
 
 /// An upstream's error in neutral terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,25 +36,42 @@ impl Fault {
     /// `{"detail":…}`, or no JSON at all.
     #[must_use]
     pub fn of_body(status: u16, body: &[u8]) -> Self {
-        let mut fault = Self { status, ..Self::default() };
-        if serde_json::from_slice::<Top<'_>>(body).map(|top| top.fill(&mut fault)).is_err() {
-            // A web server's page, or nothing: it has no message for anybody.
-            let _ = serde_json::from_slice::<Top<'_>>(&repair(body)).map(|top| top.fill(&mut fault));
-        }
-        fault
+        Self::of_body_and_type(status, body).0
     }
 
     /// Reads an error that came where the status was 200 already. Its status is told by its code or its type.
     #[must_use]
     pub fn in_stream(data: &[u8]) -> Self {
-        let mut fault = Self::of_body(0, data);
-        let kind = serde_json::from_slice::<Top<'_>>(data).ok().and_then(|top| top.kind());
+        let (mut fault, kind) = Self::of_body_and_type(0, data);
         if fault.status == 0 {
             // The code says more than the type: `invalid_request_error` can be anything.
             let words = [fault.code.as_deref(), kind.as_deref()];
             fault.status = words.into_iter().flatten().find_map(status_of_word).unwrap_or(502);
         }
         fault
+    }
+
+    /// The error and its `type`. A status of 0 gives way to one that stands in the body.
+    fn of_body_and_type(status: u16, body: &[u8]) -> (Self, Option<String>) {
+        let read = Raw::read(body, |top| {
+            let error = top.field("error");
+            let object = if error.is_present() { error } else { top };
+            let [message, detail, param, code, kind] = object.fields(["message", "detail", "param", "code", "type"]);
+            let message = if error.is_present() && !error.is_object() {
+                // An error that is a bare string, or something odder.
+                plain(error)
+            } else {
+                message.text().map_or_else(|| plain(detail), Cow::into_owned)
+            };
+            // vLLM and llama.cpp put the status there.
+            let stated = code.count().and_then(|code| u16::try_from(code).ok());
+            let stated = stated.filter(|stated| (400..600).contains(stated)).unwrap_or_default();
+            let status = if status == 0 { stated } else { status };
+            let text = |raw: Raw<'_>| raw.text().map(Cow::into_owned);
+            (Self { status, message, param: text(param), code: text(code), retry_after_ms: None }, text(kind))
+        });
+        // A web server's page, or nothing: it has no message for anybody.
+        read.unwrap_or_else(|| (Self { status, ..Self::default() }, None))
     }
 
     /// Whether another target might do better.
@@ -121,63 +137,9 @@ fn status_of_word(word: &str) -> Option<u16> {
     }
 }
 
-/// An error object, or the top level of a body that is one or holds one.
-#[derive(Deserialize, Default)]
-struct Top<'a> {
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    message: Loose<'a>,
-    #[serde(borrow, default)]
-    detail: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    r#type: Loose<'a>,
-    #[serde(borrow, default)]
-    param: Loose<'a>,
-    #[serde(borrow, default)]
-    code: Loose<'a>,
-}
-
-impl Top<'_> {
-    /// Copies what the error says into `fault`, whose status stays where it is set.
-    fn fill(&self, fault: &mut Fault) {
-        if let Some(error) = self.error {
-            match serde_json::from_str::<Top<'_>>(error.get()) {
-                Ok(inner) => inner.fill_own(fault),
-                // An error that is a bare string, or something odder.
-                Err(_) => fault.message = plain(error),
-            }
-        } else {
-            self.fill_own(fault);
-        }
-    }
-
-    fn fill_own(&self, fault: &mut Fault) {
-        fault.message = match (self.message.text(), self.detail) {
-            (Some(message), _) => message.to_owned(),
-            (None, Some(detail)) => plain(detail),
-            (None, None) => String::new(),
-        };
-        fault.param = self.param.text().map(str::to_owned);
-        fault.code = self.code.text().map(str::to_owned);
-        if fault.status == 0 {
-            // vLLM and llama.cpp put the status there.
-            let code = self.code.count().and_then(|code| u16::try_from(code).ok());
-            fault.status = code.filter(|code| (400..600).contains(code)).unwrap_or_default();
-        }
-    }
-
-    fn kind(&self) -> Option<String> {
-        match self.error {
-            Some(error) => serde_json::from_str::<Top<'_>>(error.get()).ok()?.r#type.text().map(str::to_owned),
-            None => self.r#type.text().map(str::to_owned),
-        }
-    }
-}
-
-/// A JSON string's text, or the JSON itself.
-fn plain(raw: &RawValue) -> String {
-    serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
+/// A string's text, or the JSON of what is none.
+fn plain(raw: Raw<'_>) -> String {
+    raw.text().or_else(|| raw.json().map(Cow::Borrowed)).unwrap_or_default().into_owned()
 }
 
 #[cfg(test)]
@@ -206,6 +168,10 @@ mod tests {
         check_in_stream(r#"{"error":"m"}"#, 502, "m");
         check_in_stream(r#"{"detail":[{"msg":"m"}]}"#, 502, r#"[{"msg":"m"}]"#);
         check_in_stream("not json", 502, "");
+        check_in_stream(r#"{"error":["m"],"code":400}"#, 502, r#"["m"]"#);
+        check_in_stream(r#"{"error":{"message":7,"detail":"m","code":"400"}}"#, 502, "m");
+        check_in_stream(r#"{"error":null,"message":"m","type":"NotFoundError"}"#, 404, "m");
+        check_in_stream(r#"{"error":{"message":"m\ud83d","code":NaN}}"#, 502, "m\u{fffd}");
     }
 
     fn check_client(status: u16, body: &str, expected: (u16, &str, Option<&str>)) {

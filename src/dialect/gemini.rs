@@ -9,21 +9,25 @@
 //!   refused for streams (<https://github.com/vercel/ai/pull/11989>), so there are none.
 //! - An invalid key is a 400 whose details say `API_KEY_INVALID`, and a 400 `FAILED_PRECONDITION` means the account's
 //!   billing or country (<https://ai.google.dev/gemini-api/docs/troubleshooting>): both are the operator's to mend.
+//! - A finish reason is not the end of the text: Gemini 1.0 and 1.5 gave one with every event
+//!   (<https://github.com/BerriAI/litellm/issues/4339>), and proxies that translate still do. The last one counts, once
+//!   the body has ended.
+//! - An empty stop sequence is refused (<https://git.drupalcode.org/project/gemini_provider/-/work_items/3502139>), and
+//!   one of white space is the documentation's own example.
 //! - Thinking counts towards `maxOutputTokens`, so that a small bound may leave no text at all. An operator turns it
 //!   off where the model allows it, with `"body": {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}`.
 
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::api::{Answer, ApiError, Choice, FinishReason};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
-    path,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, path, read_frame,
 };
 
 /// See the module.
@@ -44,7 +48,8 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops::NATIVE,
+    stops: Stops::NOT_EMPTY,
+    seeds: Seeds { min: -0x8000_0000, max: 0x7FFF_FFFF },
 };
 
 #[derive(Serialize)]
@@ -70,10 +75,6 @@ impl Dialect for Gemini {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
-        if request.seed.is_some_and(|seed| i32::try_from(seed).is_err()) {
-            let bounds = "must be from -2147483648 to 2147483647";
-            return Err(ApiError::unsupported_value("seed", &request.model, bounds));
-        }
         let mut config = Object::new();
         config
             .put("maxOutputTokens", &call.max_tokens())
@@ -83,14 +84,11 @@ impl Dialect for Gemini {
             .put_some("presencePenalty", request.presence_penalty)
             .put_some("frequencyPenalty", request.frequency_penalty)
             .put_if(!request.stop.is_empty(), "stopSequences", &request.stop);
-        if let Some(operators) = call.model.body.get("generationConfig").and_then(Value::as_object) {
-            config = config.fill(operators);
-        }
         let content = |role, text| Content { role, parts: [Part { text }] };
         let mut body = Object::new();
         body.put("contents", &[content(Some("user"), call.prompt_text())])
             .put_some("systemInstruction", call.model.system.as_deref().map(|system| content(None, system)))
-            .put_object("generationConfig", config);
+            .put_filled("generationConfig", config, &call.model.body);
         let method = if request.stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
         let route = format!("/models/{}:{method}", path::segment(&call.target.model));
         Ok(call.post(&route, call.secret.map(|key| ("x-goog-api-key", key.to_owned())), body))
@@ -119,7 +117,7 @@ impl Dialect for Gemini {
             if choices.is_empty() {
                 return Err(blocked(feedback).unwrap_or_else(|| Fault::nonsense("the answer has no candidates")));
             }
-            Ok((Answer { choices, usage: None }, Tokens::default().take(usage)))
+            Ok((Answer { choices }, Tokens::default().take(usage)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }
@@ -159,23 +157,21 @@ impl Tokens {
     }
 }
 
-/// The decoder of one stream. Nothing marks its end: the choice's finish reason stands in the last event.
+/// The decoder of one stream. Nothing marks its end, and a finish reason does not either: see the module.
 #[derive(Debug, Default)]
 struct Decoder {
     tokens: Tokens,
+    /// The choice, and the last finish reason that it was given.
+    finished: Option<(u32, FinishReason)>,
 }
 
 impl StreamDecoder for Decoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             if unwrapped(raw).field("error").is_present() {
-                return events(Event::Failed(fault(0, data)));
+                return events(Event::Failed(fault(0, frame.data)));
             }
-            if !raw.json().is_some_and(|json| json.starts_with('{')) {
+            if !raw.is_object() {
                 return events(Event::Malformed);
             }
             let [candidates, usage, feedback] = raw.fields(FIELDS);
@@ -184,16 +180,16 @@ impl StreamDecoder for Decoder {
                 return events(Event::Failed(fault));
             }
             for candidate in candidates.items() {
-                events(Event::Delta {
-                    index: index(candidate),
-                    text: &text(candidate),
-                    logprobs: None,
-                    finish_reason: finish_reason(candidate),
-                });
+                let index = index(candidate);
+                events(Event::Delta { index, text: &text(candidate), logprobs: None, finish_reason: None });
+                self.finished = finish_reason(candidate).map(|reason| (index, reason)).or(self.finished);
             }
         });
-        if read.is_none() {
-            events(Event::Malformed);
+    }
+
+    fn finish(&mut self, events: &mut dyn FnMut(Event<'_>)) {
+        if let Some((index, reason)) = self.finished {
+            events(Event::Delta { index, text: "", logprobs: None, finish_reason: Some(reason) });
         }
     }
 }

@@ -8,17 +8,18 @@
 //! - Token numbers are taken as a prompt, and as the prefix of `/infill` too.
 //! - A seed is cut to 32 bits, and 4294967295 means a random one.
 //! - With a `stop` a streamed token that may be its beginning is held back, and its log probability comes without its text.
-//! - A model without tokens for infilling is a 501, which is no failure but the request's suffix.
+//! - A model without tokens for infilling is a 501 that says so, which is no failure but the request's suffix. A server that
+//!   was started for something else is a 501 too, which the operator has to mend.
 
 use serde_json::{Map, Value};
 
-use crate::api::{Answer, ApiError, Choice, CompletionRequest, FinishReason, Logprobs, Prompt};
+use crate::api::{Answer, ApiError, CompletionRequest, FinishReason, Logprobs, Prompt};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
-    logprobs,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, logprobs, read_frame,
 };
 
 /// See the module.
@@ -37,10 +38,9 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NATIVE,
+    // The next number stands for a random one.
+    seeds: Seeds { min: 0, max: 0xFFFF_FFFE },
 };
-
-/// The largest seed; the next number stands for a random one.
-const MAX_SEED: i64 = 0xFFFF_FFFE;
 
 impl Dialect for LlamaCpp {
     fn capabilities(&self) -> &'static Capabilities {
@@ -53,9 +53,6 @@ impl Dialect for LlamaCpp {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
-        if request.seed.is_some_and(|seed| !(0..=MAX_SEED).contains(&seed)) {
-            return Err(ApiError::unsupported_value("seed", &request.model, "must be from 0 to 4294967294"));
-        }
         let suffix = request.suffix.as_deref().filter(|suffix| !suffix.is_empty());
         let (route, prompt) = if suffix.is_some() { ("/infill", "input_prefix") } else { ("/completion", "prompt") };
         let mut body = Object::new();
@@ -94,19 +91,17 @@ impl Dialect for LlamaCpp {
                 return Err(Fault::in_stream(body));
             }
             let text = said.content.text().ok_or_else(|| Fault::nonsense("the answer has no content"))?;
-            let choice = Choice {
-                index: 0,
-                text: text.into_owned(),
-                logprobs: said.logprobs(),
-                finish_reason: said.finish_reason(),
-            };
-            Ok((Answer { choices: vec![choice], usage: None }, said.usage()))
+            Ok((Answer::of_one(text.into_owned(), said.logprobs(), said.finish_reason()), said.usage()))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON")))
     }
 
     fn decode_fault(&self, status: u16, body: &[u8]) -> Fault {
-        Fault::of_body(if status == 501 { 400 } else { status }, body)
+        let mut fault = Fault::of_body(status, body);
+        if status == 501 && fault.message.starts_with("Infill is not supported") {
+            fault.status = 400;
+        }
+        fault
     }
 }
 
@@ -164,11 +159,7 @@ impl<'a> Said<'a> {
     }
 
     fn logprobs(&self) -> Option<Logprobs> {
-        let mut logprobs = Logprobs::default();
-        for token in self.probabilities.items() {
-            logprobs::push(&mut logprobs, "token", token, token.field("top_logprobs"));
-        }
-        (!logprobs.tokens.is_empty()).then_some(logprobs)
+        logprobs::read_tokens(self.probabilities)
     }
 }
 
@@ -178,15 +169,11 @@ struct LlamaCppDecoder;
 
 impl StreamDecoder for LlamaCppDecoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let said = Said::read(raw);
             // The error stands alone in a field `error:`, or under the key in `data:`.
             if frame.event == b"error" || said.error.is_present() {
-                return events(Event::Failed(Fault::in_stream(data)));
+                return events(Event::Failed(Fault::in_stream(frame.data)));
             }
             if !raw.is_object() {
                 return events(Event::Malformed);
@@ -203,9 +190,6 @@ impl StreamDecoder for LlamaCppDecoder {
                 events(Event::End);
             }
         });
-        if read.is_none() {
-            events(if frame.event == b"error" { Event::Failed(Fault::in_stream(data)) } else { Event::Malformed });
-        }
     }
 }
 
@@ -252,12 +236,18 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_cannot_infill_refuses_the_suffix() {
+    fn only_a_model_that_cannot_infill_refuses_the_suffix_with_501() {
         check_fault(
             501,
             r#"{"error":{"code":501,"message":"Infill is not supported by this model: m","type":"not_supported_error"}}"#,
             (400, "Infill is not supported by this model: m"),
         );
+        check_fault(
+            501,
+            r#"{"error":{"code":501,"message":"This server does not support completions. Start it without `--embeddings`","type":"not_supported_error"}}"#,
+            (501, "This server does not support completions. Start it without `--embeddings`"),
+        );
+        check_fault(501, "<html>", (501, ""));
         check_fault(
             503,
             r#"{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}"#,

@@ -1,116 +1,51 @@
 //! Log probabilities of upstreams: in the completions form (four arrays) or in chat's (`content` with one object a
 //! token). llama.cpp's server answers `/v1/completions` in chat's form, so both are read everywhere.
 
-use std::fmt;
-
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use std::borrow::Cow;
 
 use crate::api::{Logprobs, TopLogprobs};
 
 use super::json::Raw;
 
-#[derive(Deserialize)]
-struct WireLogprobs {
-    #[serde(default)]
-    tokens: Option<Vec<AnyText>>,
-    #[serde(default)]
-    token_logprobs: Option<Vec<Option<f64>>>,
-    #[serde(default)]
-    top_logprobs: Option<Vec<Option<TopObject>>>,
-    #[serde(default)]
-    text_offset: Option<Vec<f64>>,
-    #[serde(default)]
-    content: Option<Vec<ChatToken>>,
-}
-
-#[derive(Deserialize)]
-struct ChatToken {
-    token: String,
-    #[serde(default)]
-    logprob: Option<f64>,
-    #[serde(default)]
-    top_logprobs: Option<Vec<ChatTop>>,
-}
-
-#[derive(Deserialize)]
-struct ChatTop {
-    token: String,
-    logprob: f64,
-}
-
-/// A token's text; some servers give its number in its place.
-struct AnyText(String);
-
-impl<'de> Deserialize<'de> for AnyText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::String(text) => text,
-            other => other.to_string(),
-        }))
-    }
-}
-
-/// An object from token to log probability, in its order.
-struct TopObject(Vec<(String, f64)>);
-
-impl<'de> Deserialize<'de> for TopObject {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TopVisitor;
-        impl<'de> Visitor<'de> for TopVisitor {
-            type Value = TopObject;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object from token to log probability")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TopObject, A::Error> {
-                let mut top = Vec::new();
-                while let Some((token, logprob)) = map.next_entry::<String, Option<f64>>()? {
-                    top.extend(logprob.map(|logprob| (token, logprob)));
-                }
-                Ok(TopObject(top))
-            }
-        }
-        deserializer.deserialize_map(TopVisitor)
-    }
-}
-
 /// Reads `logprobs` of a choice; `None` where there is nothing of the kind. All arrays of the result have one length,
 /// but for `text_offset`, which stays empty where the upstream has none that fits: only the transcoder knows where the
 /// text stands.
-pub(super) fn read(raw: &str) -> Option<Logprobs> {
-    let wire: WireLogprobs = serde_json::from_str(raw).ok()?;
-    if let Some(content) = wire.content {
-        // The chunk that only brings the role.
-        if content.is_empty() {
-            return None;
-        }
-        let mut logprobs = Logprobs::default();
-        for token in content {
-            logprobs.tokens.push(token.token);
-            logprobs.token_logprobs.push(token.logprob);
-            let top = token.top_logprobs.into_iter().flatten().map(|top| (top.token, top.logprob)).collect();
-            logprobs.top_logprobs.push(TopLogprobs(top));
-        }
-        return Some(logprobs);
+pub(super) fn read(raw: Raw<'_>) -> Option<Logprobs> {
+    let names = ["content", "tokens", "token_logprobs", "top_logprobs", "text_offset"];
+    let [content, tokens, token_logprobs, top_logprobs, text_offset] = raw.fields(names);
+    if content.is_present() {
+        return read_tokens(content);
     }
-    let tokens: Vec<String> = wire.tokens?.into_iter().map(|token| token.0).collect();
+    if !tokens.is_array() {
+        return None;
+    }
+    // Some servers give a token's number in the place of its text.
+    let text =
+        |token: Raw<'_>| token.text().or_else(|| token.json().map(Cow::Borrowed)).unwrap_or_default().into_owned();
+    let tokens: Vec<String> = tokens.items().into_iter().map(text).collect();
     let count = tokens.len();
-    let mut token_logprobs = wire.token_logprobs.unwrap_or_default();
+    let mut token_logprobs: Vec<Option<f64>> = token_logprobs.items().into_iter().map(Raw::number).collect();
     token_logprobs.resize(count, None);
-    let mut top_logprobs: Vec<TopLogprobs> = wire
-        .top_logprobs
-        .into_iter()
-        .flatten()
-        .map(|top| TopLogprobs(top.map(|top| top.0).unwrap_or_default()))
-        .collect();
+    let mut top_logprobs: Vec<TopLogprobs> = top_logprobs.items().into_iter().map(top_object).collect();
     top_logprobs.resize_with(count, TopLogprobs::default);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-    let offsets = wire.text_offset.into_iter().flatten().map(|offset| offset as u64);
-    let text_offset: Vec<u64> = offsets.collect();
+    let text_offset: Vec<u64> = text_offset.items().into_iter().filter_map(Raw::count).collect();
     let text_offset = if text_offset.len() == count { text_offset } else { Vec::new() };
     Some(Logprobs { tokens, token_logprobs, top_logprobs, text_offset })
+}
+
+/// Reads an array of tokens in chat's form. An empty one, as in the chunk that only brings the role, has nothing to tell.
+pub(super) fn read_tokens(tokens: Raw<'_>) -> Option<Logprobs> {
+    let mut logprobs = Logprobs::default();
+    for token in tokens.items() {
+        push(&mut logprobs, "token", token, token.field("top_logprobs"));
+    }
+    (!logprobs.tokens.is_empty()).then_some(logprobs)
+}
+
+/// An object from token to log probability.
+fn top_object(top: Raw<'_>) -> TopLogprobs {
+    let entries = top.entries().into_iter();
+    TopLogprobs(entries.filter_map(|(token, logprob)| Some((token, logprob.number()?))).collect())
 }
 
 /// Adds a token of a dialect that writes each one as an object: its text under `name`, its `logprob`, and in `top` the
@@ -131,8 +66,16 @@ pub(super) fn push(logprobs: &mut Logprobs, name: &str, token: Raw<'_>, top: Raw
 mod tests {
     use super::*;
 
+    fn read_text(raw: &str) -> Option<Logprobs> {
+        Raw::read(raw.as_bytes(), read).unwrap()
+    }
+
     fn check(raw: &str, expected: &str) {
-        assert_eq!(read(raw).map(|logprobs| serde_json::to_string(&logprobs).unwrap()).as_deref(), Some(expected));
+        assert_eq!(
+            read_text(raw).map(|logprobs| serde_json::to_string(&logprobs).unwrap()).as_deref(),
+            Some(expected),
+            "{raw}"
+        );
     }
 
     #[test]
@@ -155,7 +98,20 @@ mod tests {
             r#"{"tokens":["a","b"],"top_logprobs":null,"text_offset":[1]}"#,
             r#"{"tokens":["a","b"],"token_logprobs":[null,null],"top_logprobs":[{},{}],"text_offset":[]}"#,
         );
-        assert_eq!(read("null"), None);
-        assert_eq!(read(r#"{"tokens":7}"#), None);
+        for nothing in ["null", r#"{"tokens":7}"#, r#"{"content":[]}"#, r#"{"content":7,"tokens":["a"]}"#, "[]"] {
+            assert_eq!(read_text(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn pitfall_23_elements_that_are_null_or_of_another_type() {
+        check(
+            r#"{"tokens":["a",7,null],"token_logprobs":[-1,"x"],"top_logprobs":[null,{"\ud83d":-2,"b":null},7],"text_offset":[0.0,1.0,2.0]}"#,
+            r#"{"tokens":["a","7",""],"token_logprobs":[-1.0,null,null],"top_logprobs":[{},{"�":-2.0},{}],"text_offset":[0,1,2]}"#,
+        );
+        check(
+            r#"{"content":[{"token":"a","logprob":null,"top_logprobs":[{"token":"b","logprob":null}]},{"token":"c"}]}"#,
+            r#"{"tokens":["a","c"],"token_logprobs":[null,null],"top_logprobs":[{},{}],"text_offset":[]}"#,
+        );
     }
 }

@@ -16,7 +16,7 @@ use crate::framing::Framing;
 use super::json::{Object, Raw};
 use super::openai_wire::{self, OpenAiDecoder};
 use super::{
-    Call, Capabilities, Dialect, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
+    Call, Capabilities, Dialect, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
 };
 
 /// See the module.
@@ -38,7 +38,8 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops::NATIVE,
+    stops: Stops::NOT_EMPTY,
+    seeds: Seeds::NOT_NEGATIVE,
 };
 
 impl Dialect for MistralFim {
@@ -52,9 +53,6 @@ impl Dialect for MistralFim {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
-        if request.seed.is_some_and(i64::is_negative) {
-            return Err(ApiError::unsupported_value("seed", &request.model, "must be at least 0"));
-        }
         let mut body = Object::new();
         body.put("model", &call.target.model)
             .put("prompt", call.prompt_text())

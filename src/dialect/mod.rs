@@ -13,6 +13,7 @@ mod gemini;
 pub mod json;
 mod llama_cpp;
 mod logprobs;
+mod message;
 mod mistral_fim;
 mod ollama;
 mod openai_chat;
@@ -20,6 +21,7 @@ mod openai_completions;
 mod openai_wire;
 mod path;
 mod redact;
+mod seeds;
 mod share;
 mod sigv4;
 #[cfg(test)]
@@ -39,6 +41,7 @@ use crate::framing::{Frame, Framing};
 pub use capability::{Abilities, Capabilities, Parameter, Stops, Support, refuse_unsupported};
 pub use fault::Fault;
 pub use redact::Redactor;
+pub use seeds::Seeds;
 pub use share::{Bounds, Part, Share, split};
 
 macro_rules! dialects {
@@ -297,4 +300,21 @@ pub trait Dialect: Sync + Debug {
 pub trait StreamDecoder: Debug {
     /// Tells what the next frame says.
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>));
+
+    /// Tells what there is to be told when the body has come to its end, and not by a connection that broke: what a
+    /// decoder could not tell before, since more might have followed.
+    fn finish(&mut self, _events: &mut dyn FnMut(Event<'_>)) {}
+}
+
+/// Reads the JSON of a frame for a decoder; of an empty one, which keeps a connection alive, there is none to read.
+fn read_frame(
+    frame: Frame<'_>,
+    events: &mut dyn FnMut(Event<'_>),
+    read: impl FnOnce(json::Raw<'_>, &mut dyn FnMut(Event<'_>)),
+) {
+    let data = frame.data.trim_ascii();
+    if data.is_empty() || json::Raw::read(data, |raw| read(raw, &mut *events)).is_some() {
+        return;
+    }
+    events(if frame.event == b"error" { Event::Failed(Fault::in_stream(data)) } else { Event::Malformed });
 }

@@ -12,15 +12,13 @@
 //! An operator who wants prompts refused that are longer than the context, where Ollama cuts them, sets the body field
 //! `truncate` to false.
 
-use serde_json::Value;
-
-use crate::api::{Answer, ApiError, Choice, FinishReason, Logprobs};
+use crate::api::{Answer, ApiError, FinishReason, Logprobs};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
-    logprobs,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, logprobs, read_frame,
 };
 
 /// See the module.
@@ -39,8 +37,9 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    // It would find the empty one at once.
-    stops: Stops { takes: |stop| !stop.is_empty(), keeps: false },
+    stops: Stops::NOT_EMPTY,
+    // -1 means a random one (`sample/samplers.go`), and what other negative ones mean is not documented.
+    seeds: Seeds::NOT_NEGATIVE,
 };
 
 impl Dialect for Ollama {
@@ -68,9 +67,6 @@ impl Dialect for Ollama {
             .put_some("frequency_penalty", request.frequency_penalty)
             .put_some("presence_penalty", request.presence_penalty)
             .put_if(!request.stop.is_empty(), "stop", &request.stop);
-        if let Some(Value::Object(own)) = call.model.body.get("options") {
-            options = options.fill(own);
-        }
         let mut body = Object::new();
         body.put("model", &call.target.model)
             .put("prompt", prompt)
@@ -80,7 +76,7 @@ impl Dialect for Ollama {
             .put_if(!call.model.body.contains_key("think"), "think", false)
             .put_if(request.logprobs.is_some(), "logprobs", true)
             .put_some("top_logprobs", request.logprobs)
-            .put_object("options", options);
+            .put_filled("options", options, &call.model.body);
         Ok(call.post("/generate", call.bearer(), body))
     }
 
@@ -95,13 +91,7 @@ impl Dialect for Ollama {
                 return Err(Fault::in_stream(body));
             }
             let text = line.response.text().ok_or_else(|| Fault::nonsense("the answer has no response"))?;
-            let choice = Choice {
-                index: 0,
-                text: text.into_owned(),
-                logprobs: line.logprobs(),
-                finish_reason: line.finish_reason(),
-            };
-            Ok((Answer { choices: vec![choice], usage: None }, line.usage()))
+            Ok((Answer::of_one(text.into_owned(), line.logprobs(), line.finish_reason()), line.usage()))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
     }
@@ -126,7 +116,7 @@ impl<'a> Line<'a> {
     }
 
     fn logprobs(&self) -> Option<Logprobs> {
-        logprobs::read(&format!("{{\"content\":{}}}", self.logprobs.json()?))
+        logprobs::read_tokens(self.logprobs)
     }
 
     fn usage(&self) -> UsageReport {
@@ -147,12 +137,12 @@ struct OllamaDecoder;
 
 impl StreamDecoder for OllamaDecoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let read = Raw::read(frame.data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let line = Line::of(raw);
             if line.error.is_present() {
                 return events(Event::Failed(Fault::in_stream(frame.data)));
             }
-            if !raw.json().is_some_and(|json| json.starts_with('{')) {
+            if !raw.is_object() {
                 return events(Event::Malformed);
             }
             let done = line.done.is_true();
@@ -167,8 +157,21 @@ impl StreamDecoder for OllamaDecoder {
                 events(Event::End);
             }
         });
-        if read.is_none() {
-            events(Event::Malformed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::encode;
+
+    #[test]
+    fn a_seed_of_minus_one_would_be_a_random_one() {
+        let upstream = r#"{"dialect":"ollama","base_url":"http://u"}"#;
+        for seed in ["-1", "-2"] {
+            let body = format!(r#"{{"model":"m","prompt":"a","seed":{seed}}}"#);
+            let error = encode(upstream, &body).unwrap_err();
+            assert_eq!((error.code(), error.param.as_deref()), (Some("unsupported_value"), Some("seed")));
         }
+        assert!(encode(upstream, r#"{"model":"m","prompt":"a","seed":0}"#).is_ok());
     }
 }

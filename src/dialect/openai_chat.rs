@@ -1,7 +1,5 @@
 //! Upstreams that serve `/v1/chat/completions` only: the prompt becomes one user message.
 
-use serde::Serialize;
-
 use crate::api::{Answer, ApiError};
 use crate::framing::Framing;
 
@@ -9,7 +7,7 @@ use super::json::Object;
 use super::openai_completions::put_stream;
 use super::openai_wire::{self, OpenAiDecoder};
 use super::{
-    Call, Capabilities, Dialect, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
+    Call, Capabilities, Dialect, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
 };
 
 /// See the module.
@@ -28,23 +26,15 @@ pub(super) static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops::NATIVE,
+    seeds: Seeds::ANY,
 };
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-}
 
 /// The body for `/chat/completions`, wherever that is.
 pub(super) fn body(call: &Call<'_>) -> Object {
     let request = call.request;
-    let system = call.model.system.as_deref().map(|content| Message { role: "system", content });
-    let user = Message { role: "user", content: call.prompt_text() };
-    let messages: Vec<Message<'_>> = system.into_iter().chain([user]).collect();
     let mut body = Object::new();
     body.put("model", &call.target.model)
-        .put("messages", &messages)
+        .put("messages", &call.messages())
         .put(call.upstream.max_tokens_field.as_str(), &call.max_tokens())
         .put_some("temperature", request.temperature)
         .put_some("top_p", request.top_p)

@@ -8,14 +8,14 @@ use crate::framing::Framing;
 
 use super::json::Object;
 use super::openai_wire::{self, OpenAiDecoder};
-use super::{Call, Capabilities, Dialect, Fault, Stops, StreamDecoder, UpstreamRequest, UsageReport};
+use super::{Call, Capabilities, Dialect, Fault, Seeds, Stops, StreamDecoder, UpstreamRequest, UsageReport};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct OpenAiCompletions;
 
 pub(super) static CAPABILITIES: Capabilities =
-    Capabilities { exceptions: &[], unknown_parameters: true, stops: Stops::NATIVE };
+    Capabilities { exceptions: &[], unknown_parameters: true, stops: Stops::NATIVE, seeds: Seeds::ANY };
 
 /// `stream_options` for an upstream that knows them.
 pub(super) fn put_stream(body: &mut Object, call: &Call<'_>) {

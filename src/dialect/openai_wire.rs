@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::api::{Answer, Choice, FinishReason};
+use crate::api::{Answer, Choice, FinishReason, Logprobs};
 use crate::framing::Frame;
 
 use super::json::{Loose, Raw, repair};
@@ -49,21 +49,10 @@ struct WireChoice<'a> {
     finish_reason: Loose<'a>,
 }
 
-#[derive(Deserialize)]
-struct WireUsage<'a> {
-    #[serde(borrow, default)]
-    prompt_tokens: Loose<'a>,
-    #[serde(borrow, default)]
-    completion_tokens: Loose<'a>,
-}
-
 impl Wire<'_> {
     fn usage(&self) -> Option<UsageReport> {
-        let usage: WireUsage<'_> = serde_json::from_str(self.usage?.get()).ok()?;
-        let report = UsageReport {
-            prompt_tokens: usage.prompt_tokens.count(),
-            completion_tokens: usage.completion_tokens.count(),
-        };
+        let [prompt, completion] = Raw::from(self.usage?).fields(["prompt_tokens", "completion_tokens"]);
+        let report = UsageReport { prompt_tokens: prompt.count(), completion_tokens: completion.count() };
         (report != UsageReport::default()).then_some(report)
     }
 
@@ -88,6 +77,10 @@ impl WireChoice<'_> {
         let places = [self.delta, self.message].into_iter().flatten();
         let mut texts = places.flat_map(|place| Raw::from(place).fields(["text", "content"])).map(text_or_pieces);
         read(&texts.find(|text| !text.is_empty()).unwrap_or_default())
+    }
+
+    fn logprobs(&self) -> Option<Logprobs> {
+        logprobs::read(self.logprobs?.into())
     }
 
     fn finish_reason(&self) -> Option<FinishReason> {
@@ -119,9 +112,9 @@ fn text_or_pieces(raw: Raw<'_>) -> Cow<'_, str> {
 
 /// Reads a wire value and hands it on; `None` if the data is nothing of the kind.
 fn read<R>(data: &[u8], f: impl FnOnce(&Wire<'_>) -> R) -> Option<R> {
-    match serde_json::from_slice::<Wire<'_>>(data) {
+    match crate::json::from_bytes::<Wire<'_>>(data) {
         Ok(wire) => Some(f(&wire)),
-        Err(_) => serde_json::from_slice::<Wire<'_>>(&repair(data)).ok().map(|wire| f(&wire)),
+        Err(_) => crate::json::from_bytes::<Wire<'_>>(&repair(data)).ok().map(|wire| f(&wire)),
     }
 }
 
@@ -156,7 +149,7 @@ impl StreamDecoder for OpenAiDecoder {
                     events(Event::Delta {
                         index: choice.index(),
                         text,
-                        logprobs: choice.logprobs.and_then(|raw| logprobs::read(raw.get())),
+                        logprobs: choice.logprobs(),
                         finish_reason: choice.finish_reason(),
                     });
                 });
@@ -186,13 +179,13 @@ pub(super) fn decode_answer(body: &[u8]) -> Result<(Answer, UsageReport), Fault>
             .map(|choice| Choice {
                 index: choice.index(),
                 text: choice.with_text(str::to_owned),
-                logprobs: choice.logprobs.and_then(|raw| logprobs::read(raw.get())),
+                logprobs: choice.logprobs(),
                 // A whole answer is complete by itself: its transport has said where it ends.
                 finish_reason: choice.finish_reason().unwrap_or(FinishReason::Stop),
             })
             .collect();
         choices.sort_by_key(|choice| choice.index);
-        Ok((Answer { choices, usage: None }, wire.usage().unwrap_or_default()))
+        Ok((Answer { choices }, wire.usage().unwrap_or_default()))
     });
     answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON of this dialect")))
 }

@@ -9,7 +9,6 @@ pub(super) fn segment(name: &str) -> String {
 }
 
 /// A path of several segments, whose slashes and `@` stay.
-#[allow(dead_code, reason = "until the first dialect whose models have slashes in their names")]
 pub(super) fn segments(name: &str) -> String {
     encoded(name, b"/@")
 }

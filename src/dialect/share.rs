@@ -100,7 +100,7 @@ pub fn split<'a>(
                 prompt: prompt.clone(),
                 n: if by_choice { 1 } else { request.n },
                 // The same seed would give the same choice again and again.
-                seed: request.seed.map(|seed| seed.wrapping_add(i.into())),
+                seed: request.seed.map(|seed| abilities.table.seeds.after(seed, i)),
                 best_of: request.best_of.filter(|_| !by_choice),
                 echo: request.echo && !echoes,
                 stop: for_upstream.clone(),
@@ -163,7 +163,7 @@ fn texts(prompt: &Prompt<'_>) -> Vec<Rc<str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Capabilities;
+    use super::super::{Capabilities, Seeds};
     use super::*;
 
     const BOUNDS: Bounds = Bounds { calls: 4, prompt_bytes: 100 };
@@ -181,6 +181,7 @@ mod tests {
         ],
         unknown_parameters: false,
         stops: Stops { takes: |stop| !stop.trim().is_empty(), keeps: false },
+        seeds: Seeds { min: 1, max: 9 },
     };
 
     /// Each call as `prompt n seed first choices`, and what the gateway does.
@@ -197,7 +198,8 @@ mod tests {
 
     #[test]
     fn what_the_upstream_takes_is_one_call() {
-        static ALL: Capabilities = Capabilities { exceptions: &[], unknown_parameters: true, stops: Stops::NATIVE };
+        static ALL: Capabilities =
+            Capabilities { exceptions: &[], unknown_parameters: true, stops: Stops::NATIVE, seeds: Seeds::ANY };
         check(
             &ALL,
             r#"{"model":"m","prompt":["a","b"],"n":2,"seed":7,"stop":"x"}"#,
@@ -215,6 +217,19 @@ mod tests {
                 r#""a" 1 Some(8) ["x"] -> 1 1 ["a"] [" "]"#,
                 r#""b" 1 Some(7) ["x"] -> 2 1 ["b"] [" "]"#,
                 r#""b" 1 Some(8) ["x"] -> 3 1 ["b"] [" "]"#,
+            ],
+        );
+    }
+
+    #[test]
+    fn after_the_last_seed_of_an_upstream_comes_its_first() {
+        check(
+            &FEW,
+            r#"{"model":"m","prompt":"a","n":3,"seed":8}"#,
+            &[
+                r#""a" 1 Some(8) [] -> 0 1 [] []"#,
+                r#""a" 1 Some(9) [] -> 1 1 [] []"#,
+                r#""a" 1 Some(1) [] -> 2 1 [] []"#,
             ],
         );
     }
@@ -248,6 +263,7 @@ mod tests {
             exceptions: &[(Parameter::Echo, Support::Emulated)],
             unknown_parameters: false,
             stops: Stops::NATIVE,
+            seeds: Seeds::ANY,
         };
         check(
             &ECHO,

@@ -3,14 +3,15 @@
 use crate::api::{ApiError, CompletionRequest};
 use crate::config::{Model, Target, Upstream};
 
-use super::{Call, UpstreamRequest};
+use super::{Call, UpstreamRequest, refuse_unsupported};
 
-/// Writes the call for a request's body to an upstream as the configuration has it.
+/// Checks a request's body and writes the call for it to an upstream as the configuration has it.
 pub(super) fn encode(upstream: &str, body: &str) -> Result<UpstreamRequest, ApiError> {
     let upstream: Upstream = serde_json::from_str(upstream).unwrap();
     let target: Target = serde_json::from_str(r#"{"upstream":"u","model":"@org/their model"}"#).unwrap();
     let model: Model = serde_json::from_str(r#"{"targets":[]}"#).unwrap();
     let request = CompletionRequest::parse(body.as_bytes()).unwrap();
+    refuse_unsupported(&request, upstream.abilities())?;
     let secret = upstream.key.as_ref().map(|_| "secret");
     let call = Call {
         request: &request,

@@ -8,20 +8,22 @@
 //! - Without `do_sample` it samples only where a parameter asks for it. Its own `/v1/completions` takes a temperature of 0, and
 //!   nothing else, for greedy; so does this dialect.
 //! - `server/text_generation_server/utils/tokens.py`: a stop sequence is met where the text ends in it after a token, and only
-//!   the last 200 characters are looked at. It stays in the text
+//!   the last 200 characters are looked at; an empty one is met after the first token. It stays in the text
 //!   (<https://github.com/huggingface/text-generation-inference/issues/1039>).
 //! - `router/src/server.rs`: the last event has `generated_text` and `details`, and nothing comes after it, no `[DONE]` either.
-//!   `input_length` counts the prompt in a stream; else a list of its tokens does, which only comes when asked for.
+//!   `input_length` counts the prompt in a stream only. Else a list of its tokens does, for which the server would compute the
+//!   prompt's log probabilities: it is not asked for, and the prompt's tokens are estimated, unless the operator wants it with
+//!   `{"body":{"parameters":{"decoder_input_details":true}}}`.
 
 use std::borrow::Cow;
 
-use crate::api::{Answer, ApiError, Choice, FinishReason, Logprobs};
+use crate::api::{Answer, ApiError, FinishReason, Logprobs};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::{
-    Call, Capabilities, Dialect, Event, Fault, Parameter, Stops, StreamDecoder, Support, UpstreamRequest, UsageReport,
-    logprobs,
+    Call, Capabilities, Dialect, Event, Fault, Parameter, Seeds, Stops, StreamDecoder, Support, UpstreamRequest,
+    UsageReport, logprobs, read_frame,
 };
 
 /// See the module.
@@ -43,7 +45,8 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Parameter::User, Support::Unsupported),
     ],
     unknown_parameters: false,
-    stops: Stops { takes: |sequence| sequence.chars().count() <= 200, keeps: true },
+    stops: Stops { takes: |sequence| (1..=200).contains(&sequence.chars().count()), keeps: true },
+    seeds: Seeds::NOT_NEGATIVE,
 };
 
 impl Dialect for Tgi {
@@ -57,12 +60,8 @@ impl Dialect for Tgi {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
-        let refuse = |param, bounds| Err(ApiError::unsupported_value(param, &request.model, bounds));
-        if request.seed.is_some_and(|seed| seed < 0) {
-            return refuse("seed", "must be at least 0");
-        }
         if request.top_p.is_some_and(|top_p| top_p <= 0.0) {
-            return refuse("top_p", "must be more than 0");
+            return Err(ApiError::unsupported_value("top_p", &request.model, "must be more than 0"));
         }
         let greedy = request.temperature.is_some_and(|temperature| temperature <= 0.0);
         let mut parameters = Object::new();
@@ -79,13 +78,9 @@ impl Dialect for Tgi {
             // At least one, since its presence tells that log probabilities were asked for: each token has its own anyway.
             .put_some("top_n_tokens", request.logprobs.map(|top| top.max(1)))
             .put("return_full_text", &false)
-            .put("details", &true)
-            .put_if(!request.stream, "decoder_input_details", true);
-        if let Some(operators) = call.model.body.get("parameters").and_then(serde_json::Value::as_object) {
-            parameters = parameters.fill(operators);
-        }
+            .put("details", &true);
         let mut body = Object::new();
-        body.put("inputs", call.prompt_text()).put_object("parameters", parameters);
+        body.put("inputs", call.prompt_text()).put_filled("parameters", parameters, &call.model.body);
         let route = if request.stream { "/generate_stream" } else { "/generate" };
         Ok(call.post(route, call.bearer(), body))
     }
@@ -106,8 +101,7 @@ impl Dialect for Tgi {
             for (token, top) in tokens.items().into_iter().zip(top_tokens.items()) {
                 push(&mut logprobs, token, top);
             }
-            let choice = Choice { index: 0, text: text.into_owned(), logprobs, finish_reason: finish_reason(reason) };
-            Ok((Answer { choices: vec![choice], usage: None }, usage(details)))
+            Ok((Answer::of_one(text.into_owned(), logprobs, finish_reason(reason)), usage(details)))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON")))
     }
@@ -156,15 +150,11 @@ struct TgiDecoder;
 
 impl StreamDecoder for TgiDecoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
-        let data = frame.data.trim_ascii();
-        if data.is_empty() {
-            return;
-        }
-        let read = Raw::read(data, |raw| {
+        read_frame(frame, events, |raw, events| {
             let [token, top, text, details, error] =
                 raw.fields(["token", "top_tokens", "generated_text", "details", "error"]);
             if error.is_present() {
-                return events(Event::Failed(fault(0, data)));
+                return events(Event::Failed(fault(0, frame.data)));
             }
             if !raw.is_object() {
                 return events(Event::Malformed);
@@ -186,9 +176,6 @@ impl StreamDecoder for TgiDecoder {
                 events(Event::End);
             }
         });
-        if read.is_none() {
-            events(Event::Malformed);
-        }
     }
 }
 
@@ -262,5 +249,11 @@ mod tests {
     fn a_stop_sequence_longer_than_it_looks_back_is_not_sent() {
         let takes = CAPABILITIES.stops.takes;
         assert!(takes(&"é".repeat(200)) && !takes(&"é".repeat(201)));
+    }
+
+    #[test]
+    fn an_empty_stop_sequence_would_end_every_text_after_one_token() {
+        let takes = CAPABILITIES.stops.takes;
+        assert!(takes(" ") && takes("\n") && !takes(""));
     }
 }

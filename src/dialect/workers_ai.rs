@@ -19,13 +19,13 @@
 
 use std::borrow::Cow;
 
-use crate::api::{Answer, ApiError, Choice, FinishReason};
+use crate::api::{Answer, ApiError, FinishReason};
 use crate::framing::{Frame, Framing};
 
 use super::json::{Object, Raw};
 use super::openai_wire::{self, OpenAiDecoder};
 use super::{
-    Call, Capabilities, Destination, Dialect, Event, Fault, Options, Parameter, Stops, StreamDecoder, Support,
+    Call, Capabilities, Destination, Dialect, Event, Fault, Options, Parameter, Seeds, Stops, StreamDecoder, Support,
     UpstreamRequest, UsageReport, path,
 };
 
@@ -49,6 +49,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     unknown_parameters: false,
     stops: Stops { takes: |_| false, keeps: false },
+    seeds: Seeds { min: 1, max: 9_999_999_999 },
 };
 
 impl Dialect for WorkersAi {
@@ -66,9 +67,6 @@ impl Dialect for WorkersAi {
 
     fn encode(&self, call: &Call<'_>) -> Result<UpstreamRequest, ApiError> {
         let request = call.request;
-        if request.seed.is_some_and(|seed| !(1..=9_999_999_999).contains(&seed)) {
-            return Err(ApiError::unsupported_value("seed", &request.model, "must be from 1 to 9999999999"));
-        }
         let mut body = Object::new();
         body.put("prompt", call.prompt_text())
             // Else the model's chat template would be put around it.
@@ -81,14 +79,13 @@ impl Dialect for WorkersAi {
             .put_some("presence_penalty", request.presence_penalty)
             .put_if(request.stream, "stream", true);
         let model = &call.target.model;
-        let post = call.post(&format!("/run/{}", path::segments(model)), call.bearer(), body);
         Ok(match &call.upstream.binding {
-            None => post,
+            None => call.post(&format!("/run/{}", path::segments(model)), call.bearer(), body),
             Some(binding) => UpstreamRequest {
                 destination: Destination::Ai { binding: binding.clone(), model: model.clone() },
                 // The Worker is known by its binding, whatever the configuration says of a key.
                 headers: call.headers(None),
-                ..post
+                body: body.fill(&call.model.body).finish(),
             },
         })
     }
@@ -110,8 +107,7 @@ impl Dialect for WorkersAi {
                 return Err(if is_error(raw) { fault(0, body) } else { nonsense() });
             };
             let finish_reason = said.finish_reason().unwrap_or(FinishReason::Stop);
-            let choice = Choice { index: 0, text: text.into_owned(), logprobs: None, finish_reason };
-            Ok((Answer { choices: vec![choice], usage: None }, said.usage()))
+            Ok((Answer::of_one(text.into_owned(), None, finish_reason), said.usage()))
         });
         answer.unwrap_or_else(|| Err(Fault::nonsense("the answer is not JSON")))
     }

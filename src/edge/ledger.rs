@@ -30,7 +30,7 @@ impl DurableObject for LedgerObject {
     }
 
     async fn fetch(&self, mut request: Request) -> worker::Result<Response> {
-        let call: Call = match serde_json::from_slice(&request.bytes().await?) {
+        let call: Call = match serde_json::from_str(&request.text().await?) {
             Ok(call) => call,
             Err(error) => return Response::error(error.to_string(), 400),
         };

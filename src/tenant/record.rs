@@ -80,7 +80,7 @@ const VERSION: u32 = 1;
 impl KeyRecord {
     /// Reads a record; the error says what is wrong with it.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let record: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let record: Self = crate::json::from_bytes(json).map_err(|error| error.to_string())?;
         check_version(record.version)?;
         Ok(record)
     }
@@ -96,7 +96,7 @@ impl KeyRecord {
 impl TenantRecord {
     /// Reads a record; the error says what is wrong with it.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let record: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let record: Self = crate::json::from_bytes(json).map_err(|error| error.to_string())?;
         check_version(record.version)?;
         Ok(record)
     }

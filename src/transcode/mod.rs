@@ -96,6 +96,10 @@ impl Transcoder {
         if end == End::Closed {
             // What does not parse now was cut in two by the end, and is no fault of its own.
             self.pass(source, |deframer, sink| deframer.finish(sink), Case::UpstreamIncomplete, out);
+            let Self { sources, composer, .. } = self;
+            if let Some(Source { decoder, .. }) = sources.get_mut(source) {
+                decoder.finish(&mut |event| composer.take(source, event, Case::UpstreamIncomplete, out));
+            }
         }
         self.composer.end_of_body(source, end == End::Closed, out);
     }

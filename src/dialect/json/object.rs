@@ -54,6 +54,12 @@ impl Object {
         self
     }
 
+    /// The same, filled with those of the operator's `fields` that stand in an object by that name.
+    pub fn put_filled(&mut self, name: &str, object: Self, fields: &Map<String, Value>) -> &mut Self {
+        let own = fields.get(name).and_then(Value::as_object);
+        self.put_object(name, own.into_iter().fold(object, Self::fill))
+    }
+
     /// Writes those of `fields` that have not been written yet.
     #[must_use]
     pub fn fill(mut self, fields: &Map<String, Value>) -> Self {
@@ -99,5 +105,17 @@ mod tests {
         outer.put_object("none", Object::new()).put_object("inner", inner);
         let Value::Object(fields) = serde_json::json!({"inner": 7, "own": [true]}) else { panic!() };
         assert_eq!(outer.fill(&fields).finish(), br#"{"inner":{"x":1},"own":[true]}"#);
+    }
+
+    #[test]
+    fn an_operators_own_fields_inside_an_object() {
+        let Value::Object(fields) = serde_json::json!({"a": {"x": 0, "y": 2}, "b": {}, "c": 7}) else { panic!() };
+        let mut outer = Object::new();
+        for name in ["a", "b", "c", "d"] {
+            let mut inner = Object::new();
+            inner.put_if(name == "a", "x", 1);
+            outer.put_filled(name, inner, &fields);
+        }
+        assert_eq!(outer.fill(&fields).finish(), br#"{"a":{"x":1,"y":2},"b":{},"c":7}"#);
     }
 }

@@ -42,7 +42,7 @@ impl<'a> Raw<'a> {
     #[must_use]
     pub fn fields<const N: usize>(self, names: [&str; N]) -> [Self; N] {
         let mut found = [Self(None); N];
-        if let Some(json) = self.0.filter(|json| json.starts_with('{')) {
+        if let Some(json) = self.0.filter(|_| self.is_object()) {
             // It has been read once already: it is JSON.
             let _ =
                 Picker { names: &names, found: &mut found }.deserialize(&mut serde_json::Deserializer::from_str(json));
@@ -60,9 +60,20 @@ impl<'a> Raw<'a> {
     /// The elements of an array; none where it is no array.
     #[must_use]
     pub fn items(self) -> Vec<Self> {
-        let array = self.0.filter(|json| json.starts_with('['));
+        let array = self.0.filter(|_| self.is_array());
         let items: Option<Vec<&'a RawValue>> = array.and_then(|json| serde_json::from_str(json).ok());
         items.into_iter().flatten().map(Self::from).collect()
+    }
+
+    /// The entries of an object, in its order; none where it is no object.
+    #[must_use]
+    pub fn entries(self) -> Vec<(String, Self)> {
+        let mut entries = Vec::new();
+        if let Some(json) = self.0.filter(|_| self.is_object()) {
+            // It has been read once already: it is JSON.
+            let _ = serde_json::Deserializer::from_str(json).deserialize_map(Lister(&mut entries));
+        }
+        entries
     }
 
     /// The text of a string.
@@ -74,7 +85,7 @@ impl<'a> Raw<'a> {
             return Some(Cow::Borrowed(plain));
         }
         // Half a surrogate pair is found only here.
-        let text = serde_json::from_str(quoted).or_else(|_| serde_json::from_slice(&repair(quoted.as_bytes())));
+        let text = serde_json::from_str(quoted).or_else(|_| crate::json::from_bytes(&repair(quoted.as_bytes())));
         text.ok().map(Cow::Owned)
     }
 
@@ -105,6 +116,12 @@ impl<'a> Raw<'a> {
     #[must_use]
     pub fn is_object(self) -> bool {
         self.0.is_some_and(|json| json.starts_with('{'))
+    }
+
+    /// Whether it is an array.
+    #[must_use]
+    pub fn is_array(self) -> bool {
+        self.0.is_some_and(|json| json.starts_with('['))
     }
 
     /// Whether it is anything but null.
@@ -158,6 +175,24 @@ impl<'a> Visitor<'a> for Picker<'_, '_, 'a> {
     }
 }
 
+/// Lists all fields.
+struct Lister<'entries, 'a>(&'entries mut Vec<(String, Raw<'a>)>);
+
+impl<'a> Visitor<'a> for Lister<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = map.next_entry::<&'a RawValue, &'a RawValue>()? {
+            self.0.push((Raw::from(name).text().unwrap_or_default().into_owned(), Raw::from(value)));
+        }
+        Ok(())
+    }
+}
+
 /// Reads a key as its place among the names that are looked for.
 struct Place<'names>(&'names [&'names str]);
 
@@ -204,6 +239,11 @@ mod tests {
         assert!(truth.is_true() && !half.is_true());
         assert!(object.is_object() && !list.is_object() && !null.is_object());
         assert_eq!(half.text().as_deref(), Some("\u{fffd}"), "the last one counts");
+        assert!(list.is_array() && !object.is_array() && list.entries().is_empty());
+        let raw = Raw::of(br#"{"b":1,"a\ud83d":null,"b":"x"}"#).unwrap();
+        let entries = raw.entries().into_iter().map(|(name, value)| (name, value.json()));
+        let expected = [("b", Some("1")), ("a\u{fffd}", None), ("b", Some("\"x\""))];
+        assert_eq!(entries.collect::<Vec<_>>(), expected.map(|(name, json)| (name.to_owned(), json)));
         assert!(Raw::of(b"{\"a\":").is_none() && Raw::of(b"\xff").is_none());
         assert_eq!(Raw::read(b"{\"a\":NaN}", |raw| raw.field("a").number()), Some(Some(-9999.0)));
     }

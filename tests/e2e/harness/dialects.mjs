@@ -336,7 +336,7 @@ export const DIALECTS = {
     base: "",
     path: (streaming) => (streaming ? "/generate_stream" : "/generate"),
     auth: () => BEARER,
-    sent: (streaming) => ({
+    sent: () => ({
       inputs: PROMPT,
       parameters: {
         max_new_tokens: 5,
@@ -346,7 +346,6 @@ export const DIALECTS = {
         stop: ["END"],
         return_full_text: false,
         details: true,
-        ...(!streaming && { decoder_input_details: true }),
       },
     }),
     whole: (generated_text) => ({
