@@ -28,8 +28,8 @@ pub(super) fn read(raw: Raw<'_>) -> Option<Logprobs> {
     token_logprobs.resize(count, None);
     let mut top_logprobs: Vec<TopLogprobs> = top_logprobs.items().into_iter().map(top_object).collect();
     top_logprobs.resize_with(count, TopLogprobs::default);
-    let text_offset: Vec<u64> = text_offset.items().into_iter().filter_map(Raw::count).collect();
-    let text_offset = if text_offset.len() == count { text_offset } else { Vec::new() };
+    let text_offset: Option<Vec<u64>> = text_offset.items().into_iter().map(Raw::count).collect();
+    let text_offset = text_offset.filter(|offsets| offsets.len() == count).unwrap_or_default();
     Some(Logprobs { tokens, token_logprobs, top_logprobs, text_offset })
 }
 
@@ -108,6 +108,10 @@ mod tests {
         check(
             r#"{"tokens":["a",7,null],"token_logprobs":[-1,"x"],"top_logprobs":[null,{"\ud83d":-2,"b":null},7],"text_offset":[0.0,1.0,2.0]}"#,
             r#"{"tokens":["a","7",""],"token_logprobs":[-1.0,null,null],"top_logprobs":[{},{"�":-2.0},{}],"text_offset":[0,1,2]}"#,
+        );
+        check(
+            r#"{"tokens":["a","b"],"text_offset":[null,0,1]}"#,
+            r#"{"tokens":["a","b"],"token_logprobs":[null,null],"top_logprobs":[{},{}],"text_offset":[]}"#,
         );
         check(
             r#"{"content":[{"token":"a","logprob":null,"top_logprobs":[{"token":"b","logprob":null}]},{"token":"c"}]}"#,

@@ -284,7 +284,9 @@ async function refusedByGateway(subject, request) {
 }
 
 /** For each row a model of its name, and one that the server has not got. */
-const nameOf = ({ name, dialect }) => name ?? dialect;
+function nameOf({ name, dialect }) {
+  return name ?? dialect;
+}
 
 function configOf(rows, { origin, model }) {
   const upstream = ({ dialect, path, upstream: fields }) => ({ dialect, base_url: `${origin}${path}`, ...fields });
