@@ -128,6 +128,10 @@ impl<'a> CompletionRequest<'a> {
                 if KNOWN.contains(&&*folded(&key)) {
                     return Err(unrecognized(&key));
                 }
+                if is_too_deep(raw.get()) {
+                    let message = format!("Invalid '{key}': it is nested more than {MAX_DEPTH} levels deep.");
+                    return Err(ApiError::new(Case::Invalid, message).about(&key));
+                }
                 request.extra.push((key, raw));
                 continue;
             };
@@ -246,6 +250,28 @@ impl<'a> CompletionRequest<'a> {
 #[must_use]
 pub fn unrecognized(name: &str) -> ApiError {
     ApiError::new(Case::Invalid, format!("Unrecognized request argument supplied: {name}"))
+}
+
+/// How deep a parameter that we do not know may be nested. It goes on to upstreams, whose readers may recurse.
+const MAX_DEPTH: usize = 64;
+
+/// Whether a JSON value has more levels than that.
+fn is_too_deep(json: &str) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth = depth.saturating_add(1),
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+    }
+    false
 }
 
 /// The parameters of the API.

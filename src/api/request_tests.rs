@@ -317,3 +317,12 @@ fn an_object_has_a_bounded_number_of_fields() {
 fn a_repeated_parameter_counts_as_its_last_value() {
     parse(&body(r#""n":2,"n":3"#), |request| assert_eq!(request.n, 3)).unwrap();
 }
+
+#[test]
+fn an_unknown_parameter_has_a_bounded_depth() {
+    let nested = |levels: usize| format!(r#""x":{}"]["{}"#, "[".repeat(levels), "]".repeat(levels));
+    assert_eq!(parse(&body(&nested(64)), |request| request.extra.len()).unwrap(), 1);
+    check_body_refused(&body(&nested(65)), Some("x"), None, "more than 64 levels deep");
+    let endless = format!(r#""x":{}1{}"#, r#"{"a":["#.repeat(100_000), "]}".repeat(100_000));
+    check_body_refused(&body(&endless), Some("x"), None, "more than 64 levels deep");
+}

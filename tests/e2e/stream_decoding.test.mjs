@@ -47,7 +47,7 @@ const SAME_TEXT = {
   "garbage after [DONE]": (body) => stream(`${body}<html>`),
   "pitfall 26: a finish reason twice": (body) => stream(body.replace("data: [DONE]", `${events(textChunk("", "stop"), chatChunk({}, "stop"))}data: [DONE]`)),
   "ended by closing the connection": closeDelimited,
-  "gzip, flushed after each event": (body) => gzipStream(body.split(/(?<=\n\n)/)),
+  "pitfall 43: gzip, flushed after each event": (body) => gzipStream(body.split(/(?<=\n\n)/)),
   "pitfall 15: usage with choices []": (body) => stream(withUsage(body, { choices: [] })),
   "pitfall 15: usage with choices null": (body) => stream(withUsage(body, { choices: null })),
   "pitfall 15: usage without choices": (body) => stream(withUsage(body, {})),
@@ -200,7 +200,7 @@ suite("streams that must be understood", () => {
   });
 
   for (const stall of STALLS) {
-    test(`pitfalls 17 and 24: nothing is held back while the upstream stands still (${stall.name})`, async () => {
+    test(`pitfalls 17, 24 and 44: nothing is held back while the upstream stands still (${stall.name})`, async () => {
       const response = await gateway.complete({ model: stall.name, prompt: "p", stream: true });
       try {
         await response.contains("first");

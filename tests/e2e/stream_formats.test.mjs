@@ -87,7 +87,7 @@ suite("our own chunks", () => {
     assert.deepEqual([response.status, error.type, error.param, error.code], [400, "invalid_request_error", null, null]);
   });
 
-  test("headers of a stream", async () => {
+  test("pitfall 36: headers of a stream", async () => {
     const response = await call("plain");
     assert.equal(response.headers["content-type"], "text/event-stream; charset=utf-8");
     assert.equal(response.headers["cache-control"], "no-cache");
