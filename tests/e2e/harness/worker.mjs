@@ -75,6 +75,16 @@ export async function startWorker({ config, tenants, secrets = {}, ledger = "rea
         await within(seen, `${JSON.stringify(part)} in the Worker's log`);
         return log.join("\n");
       },
+      /** The log so far. */
+      logSoFar: () => log.join("\n"),
+      /** What the log says of a request that has ended: its one line, parsed. */
+      async recordOf(requestId) {
+        const part = `"request_id":${JSON.stringify(requestId)}`;
+        await this.logWith(part);
+        const lines = log.filter((line) => line.includes(part));
+        if (lines.length !== 1) throw new Error(`${lines.length} lines of the log for one request: ${lines.join("\n")}`);
+        return JSON.parse(lines[0]);
+      },
       put,
       /** Stores a fresh key and answers its text. */
       async addKey(fields) {
