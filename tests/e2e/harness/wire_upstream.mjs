@@ -73,6 +73,7 @@ async function serve(socket, closed, scripts, record) {
     record(request);
     const script = scripts[request.model];
     if (!script) throw new Error(`no script for ${request.method} ${request.path} with model ${request.model}`);
+    request.at = Date.now();
     request.isUnderWay = true;
     const ended = () => (request.isUnderWay = false);
     closed.then(ended);
