@@ -144,10 +144,11 @@ const FAULTS = {
     streamed: [closeDelimited("text/event-stream", said + HALF_EVENT), brokenOff("upstream_incomplete")],
     whole: [closeDelimited("application/json", HALF_ANSWER), ERROR],
   },
-  // An event takes longer than the silence that is allowed, and is none: bytes of it keep coming.
+  // Pitfall 30: an event takes longer than the silence that is allowed, and is none: bytes of it keep coming. Nor has a
+  // stream a total that it could run into.
   "drips a byte every 100 ms": {
     keeps: true,
-    streamed: [streams(said, dripped('data:{"choices":[{"text":"!"}]}\n\n'), ended, last), complete(`${TEXT}!`), { idle_timeout_ms: 1500 }],
+    streamed: [streams(said, dripped('data:{"choices":[{"text":"!"}]}\n\n'), ended, last), complete(`${TEXT}!`), { idle_timeout_ms: 1500, total_timeout_ms: SOON }],
     whole: [answers(dripped(`{"choices":[{"text":"!"}]}`), last), complete("!", [3, 1, 1]), { total_timeout_ms: NEVER }],
   },
   floods: {
