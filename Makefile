@@ -14,7 +14,7 @@ endif
 # In CI a lock file that does not fit is an error, never an update.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 
-.PHONY: help setup build dev test test-upstreams lint fuzz bench dry-run deploy key revoke tenant config usage
+.PHONY: help setup build dev test test-upstreams soak lint fuzz bench dry-run deploy key revoke tenant config usage
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,9 @@ test: setup ## All tests: native ones, then the compiled Worker with real client
 
 test-upstreams: build ## The compiled Worker in front of real model servers, which it installs. [ONLY=test-name-pattern]
 	tests/upstreams/run $(if $(ONLY),'$(ONLY)')
+
+soak: build ## Mixed faults under load for minutes, with the books compared at the end. [SOAK_SECONDS=600] [SOAK_SEED=]
+	tests/soak/run
 
 lint: setup ## Formatting, and clippy for the host and for wasm32
 	cargo fmt --check

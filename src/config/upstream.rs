@@ -43,8 +43,8 @@ pub struct Upstream {
     /// Milliseconds from the headers of a stream until its first text.
     #[serde(default = "default_timeout_ms")]
     pub first_token_timeout_ms: u32,
-    /// Milliseconds that a stream which has begun may be silent. Comments do not end a silence; time in which the
-    /// client does not read is none.
+    /// Milliseconds that a stream which has begun may be silent. Comments do not end a silence, any part of an event
+    /// does; time in which the client does not read is none.
     #[serde(default = "default_timeout_ms")]
     pub idle_timeout_ms: u32,
     /// Milliseconds from the call until an answer that does not stream must be there, whole: its headers come when it

@@ -10,6 +10,9 @@ use crate::api::{ApiError, Case};
 use super::Redactor;
 use super::json::Raw;
 
+/// A day: what an upstream says beyond it helps nobody.
+const MAX_RETRY_AFTER_MS: u64 = 86_400_000;
+
 /// An upstream's error in neutral terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fault {
@@ -98,7 +101,7 @@ impl Fault {
             }
             429 if !quota_of_the_account => {
                 // SDKs want to be told. An upstream that does not say gets a second, and none more than a day.
-                let retry_after_ms = self.retry_after_ms.unwrap_or(1000).clamp(1000, 86_400_000);
+                let retry_after_ms = self.retry_after_ms.unwrap_or(1000).clamp(1000, MAX_RETRY_AFTER_MS);
                 ApiError { retry_after_ms: Some(retry_after_ms), ..ApiError::upstream_limited() }
             }
             401..=403 | 429 => ApiError::new(
@@ -106,7 +109,11 @@ impl Fault {
                 "The upstream of this model refused the gateway's credentials. The operator has to mend this.",
             ),
             408 | 504 => ApiError::upstream_timeout(),
-            _ => ApiError::upstream("The upstream of this model failed to answer."),
+            // A 503 may say when it is over.
+            _ => ApiError {
+                retry_after_ms: self.retry_after_ms.map(|ms| ms.min(MAX_RETRY_AFTER_MS)),
+                ..ApiError::upstream("The upstream of this model failed to answer.")
+            },
         }
     }
 }

@@ -76,6 +76,12 @@ impl EventStreamDeframer {
         }
     }
 
+    /// How many bytes are held of a message that has begun.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.begun.len()
+    }
+
     /// How long the message is that begins so, or its prelude as long as that has not come.
     fn length(&self, bytes: &[u8]) -> Result<usize, FrameError> {
         let Some((prelude, _)) = bytes.split_first_chunk::<PRELUDE>() else { return Ok(PRELUDE) };

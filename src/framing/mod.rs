@@ -87,6 +87,16 @@ impl Deframer {
         }
     }
 
+    /// How many bytes are held of what a frame will carry. While a frame comes slowly, they grow.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Sse(sse) => sse.held(),
+            Self::Ndjson(ndjson) => ndjson.held(),
+            Self::EventStream(event_stream) => event_stream.held(),
+        }
+    }
+
     /// The stream has ended: hands on what was begun and perhaps whole, though nothing marked its end.
     pub fn finish(&mut self, sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
         match self {

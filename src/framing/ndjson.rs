@@ -58,6 +58,12 @@ impl NdjsonDeframer {
         let _ = self.take_line(&line, &mut sink);
     }
 
+    /// How many bytes are held of a line that has begun; white space alone begins none.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.line.trim_ascii().len()
+    }
+
     fn take_line(&mut self, line: &[u8], sink: &mut impl FnMut(Frame<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         let line = if std::mem::take(&mut self.at_start) { line.strip_prefix(BOM).unwrap_or(line) } else { line };
         match line.trim_ascii() {

@@ -105,6 +105,13 @@ impl SseDeframer {
         Ok(())
     }
 
+    /// How many bytes are held of an event's data: of an event that comes slowly, ever more. Comments are none.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let is_data = self.line.starts_with(b"data") || self.line.starts_with(b"error");
+        self.data.len().saturating_add(if is_data { self.line.len() } else { 0 })
+    }
+
     fn take_line<'a>(
         &mut self,
         line: &'a [u8],
@@ -321,5 +328,21 @@ mod tests {
             })
             .unwrap();
         assert_eq!(seen, [b"1", b"2"]);
+    }
+
+    #[test]
+    fn what_is_held_of_an_event_grows_with_its_data_and_with_nothing_else() {
+        let mut deframer = SseDeframer::new(1000);
+        let mut grows = |bytes: &[u8]| {
+            let held = deframer.held();
+            deframer.feed(bytes, |_| ControlFlow::Continue(())).unwrap();
+            deframer.held() > held
+        };
+        for silence in [&b":"[..], b" ping", b"\n\n", b": ping\n\n", b"event: p", b"ing\n\n", b"id: 1\n"] {
+            assert!(!grows(silence), "{}", silence.escape_ascii());
+        }
+        for data in [&b"data"[..], b":", b" ", b"x", b"y\ndata: z"] {
+            assert!(grows(data), "{}", data.escape_ascii());
+        }
     }
 }

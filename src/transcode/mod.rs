@@ -56,7 +56,7 @@ pub struct Plan {
 pub struct Transcoder {
     sources: Vec<Source>,
     composer: Composer,
-    /// Whether a frame has come since somebody asked.
+    /// Whether a frame has come since somebody asked, or a part of one.
     heard: bool,
 }
 
@@ -115,7 +115,7 @@ impl Transcoder {
         self.composer.has_begun()
     }
 
-    /// Whether a frame has come since this was asked last. Comments are none.
+    /// Whether a frame has come since this was asked last, or a part of one. Comments are none.
     pub fn take_heard(&mut self) -> bool {
         std::mem::take(&mut self.heard)
     }
@@ -158,11 +158,14 @@ impl Transcoder {
         if !goes_on(composer) {
             return;
         }
+        let held = deframer.held();
         let result = deframe(deframer, &mut |frame| {
             *heard = true;
             decoder.frame(frame, &mut |event| composer.take(source, event, malformed, out));
             if goes_on(composer) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
+        // An upstream that sends a frame byte by byte is slow, and not silent.
+        *heard |= deframer.held() > held;
         let why = match result {
             Ok(()) => return,
             Err(FrameError::TooLong { .. }) => "The upstream of this model sent an event that is too long.",

@@ -1,9 +1,9 @@
 // What becomes of an upstream's failures: which reach the client as its own, which are ours to answer for, and
 // what must never be told.
 import assert from "node:assert/strict";
-import { createServer } from "node:net";
 import { after, before, suite, test } from "node:test";
 import { startGateway, UPSTREAM_KEY } from "./harness/gateway.mjs";
+import { portWithoutListener } from "./harness/ports.mjs";
 import { answer, completion, cut, events, gzipAnswer, silence, stream, textChunk } from "./harness/scripts.mjs";
 import { assertErrorShape, chunksOf } from "./harness/sse.mjs";
 
@@ -221,13 +221,4 @@ function cutShort(body) {
 async function keepAliveThenClose(exchange) {
   await answer(200, completion("ok"))(exchange);
   await exchange.close();
-}
-
-/** A port that was free a moment ago, and at which nobody listens. */
-async function portWithoutListener() {
-  const server = createServer();
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -84,6 +84,9 @@ function receive(incoming) {
       })();
       await within(seen, `${JSON.stringify(part)} in the body so far`);
     },
+    /** Reads no more, and again. */
+    pause: () => incoming.pause(),
+    resume: () => incoming.resume(),
     hangUp: () => incoming.socket.resetAndDestroy(),
     close: () => incoming.socket.destroy(),
   };

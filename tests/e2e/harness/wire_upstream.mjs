@@ -37,6 +37,10 @@ export async function startWireUpstream(scripts) {
     /** All that came, whomever it was for. */
     requests,
     origin: `http://127.0.0.1:${server.address().port}`,
+    /** How many connections there are. */
+    connections: () => sockets.size,
+    /** The requests whose scripts have neither come to their end nor lost their connection. */
+    underWay: () => requests.filter((request) => request.isUnderWay),
     requestsFor: (model) => requests.filter((request) => request.model === model),
     /** The `count`-th request for this model, waited for if it has not come yet. */
     async requestFor(model, count = 1) {
@@ -69,7 +73,15 @@ async function serve(socket, closed, scripts, record) {
     record(request);
     const script = scripts[request.model];
     if (!script) throw new Error(`no script for ${request.method} ${request.path} with model ${request.model}`);
-    await script(exchangeOn(socket, closed, request));
+    request.at = Date.now();
+    request.isUnderWay = true;
+    const ended = () => (request.isUnderWay = false);
+    closed.then(ended);
+    try {
+      await script(exchangeOn(socket, closed, request));
+    } finally {
+      ended();
+    }
   }
 }
 

@@ -18,9 +18,9 @@ const WORKER = "completions-edge";
  * Starts one Worker. `config` and `tenants` are in KV before it takes its first request, because the isolate
  * remembers what it has read; keys and further tenants may be added at any time. `ledger` is "real", or how it
  * fails: see ledger_stand_ins.mjs. `ai`, if there is to be a binding to Workers AI, says where its service is: see
- * ai_binding.mjs.
+ * ai_binding.mjs. `onLog` takes the lines of the log, which are then not kept: a long run has many.
  */
-export async function startWorker({ config, tenants, secrets = {}, ledger = "real", ai }) {
+export async function startWorker({ config, tenants, secrets = {}, ledger = "real", ai, onLog }) {
   const storage = mkdtempSync(join(tmpdir(), "completions-edge-e2e-"));
   const removeStorage = () => rmSync(storage, { recursive: true, force: true });
   process.once("exit", removeStorage);
@@ -29,6 +29,7 @@ export async function startWorker({ config, tenants, secrets = {}, ledger = "rea
   const log = [];
   const wakeReaders = [];
   const takeLog = ({ message }) => {
+    if (onLog) return onLog(message);
     log.push(message);
     for (const wake of wakeReaders.splice(0)) wake();
   };
@@ -74,6 +75,16 @@ export async function startWorker({ config, tenants, secrets = {}, ledger = "rea
         })();
         await within(seen, `${JSON.stringify(part)} in the Worker's log`);
         return log.join("\n");
+      },
+      /** The log so far. */
+      logSoFar: () => log.join("\n"),
+      /** What the log says of a request that has ended: its one line, parsed. */
+      async recordOf(requestId) {
+        const part = `"request_id":${JSON.stringify(requestId)}`;
+        await this.logWith(part);
+        const lines = log.filter((line) => line.includes(part));
+        if (lines.length !== 1) throw new Error(`${lines.length} lines of the log for one request: ${lines.join("\n")}`);
+        return JSON.parse(lines[0]);
       },
       put,
       /** Stores a fresh key and answers its text. */
