@@ -5,15 +5,17 @@ import { connect } from "node:net";
 import { after, before, suite, test } from "node:test";
 import { startGateway } from "./harness/gateway.mjs";
 import { residentBytes } from "./harness/processes.mjs";
-import { answer, completion, silence } from "./harness/scripts.mjs";
+import { answer, completion, events, silence, stream, textChunk } from "./harness/scripts.mjs";
 import { within } from "./harness/wait.mjs";
 
 const MEGABYTE = 1 << 20;
 
+const fiftyEvents = stream(events(...Array(49).fill(textChunk("a token or two ")), textChunk("", "stop"), "[DONE]"));
+
 suite("memory of workerd", () => {
   let gateway;
   before(async () => {
-    gateway = await startGateway({ scripts: { good: answer(200, completion("ok")), "before headers": silence } });
+    gateway = await startGateway({ scripts: { good: answer(200, completion("ok")), "before headers": silence, stream: fiftyEvents } });
   });
   after(() => gateway?.stop());
 
@@ -56,6 +58,18 @@ suite("memory of workerd", () => {
     context.diagnostic(`${more.toFixed(1)} MB more after 240 clients`);
     const usage = await caller.usageOf(256);
     assert.deepEqual([usage.requests, usage.prompt_tokens, usage.errors], [256, 0, 256], "nothing is charged, nothing is forgotten");
+  });
+
+  test("1,000 streams of 50 events", { skip }, async (context) => {
+    const round = async (count) => {
+      for (let done = 0; done < count; done += 20) {
+        const answers = await Promise.all(Array.from({ length: 20 }, () => gateway.complete({ model: "stream", prompt: "p", stream: true })));
+        for (const response of answers) assert.ok((await response.text()).endsWith("data: [DONE]\n\n"));
+      }
+    };
+    await round(200);
+    const more = await heldMore(48, () => round(1000));
+    context.diagnostic(`${more.toFixed(1)} MB more after 1,000 streams`);
   });
 
   test("a body of 300 KB in HTTP chunks of one byte", { skip }, async (context) => {

@@ -17,7 +17,7 @@ export const UPSTREAM_KEY = "upstream-secret-0123456789abcdef";
  * the whole document before it goes to KV. `secrets` are beside those that every Worker has here. `ledger`, `ai` and `onLog`
  * are as in `startWorker`, where the `address` is the wire upstream's.
  */
-export async function startGateway({ scripts, tenants = {}, configure = (config) => config, secrets = {}, ledger, ai, onLog }) {
+export async function startGateway({ scripts, tenants = {}, configure = (config) => config, secrets = {}, ledger, ai, dataset, onLog }) {
   const cases = Object.entries(scripts).map(([name, entry]) => [name, typeof entry === "function" ? { script: entry } : entry]);
   const upstream = await startWireUpstream(Object.fromEntries(cases.map(([name, one]) => [name, one.script])));
 
@@ -42,6 +42,7 @@ export async function startGateway({ scripts, tenants = {}, configure = (config)
       tenants: { demo: makeTenant(), ...tenants },
       secrets: { WIRE_KEY: UPSTREAM_KEY, ADMIN_TOKEN, ...secrets },
       ledger,
+      dataset,
       onLog,
       ai: ai && { address: `127.0.0.1:${upstream.port}`, ...ai },
     });

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { Log, LogLevel, Miniflare } from "miniflare";
 import { aiBindings } from "./ai_binding.mjs";
+import { datasetBinding } from "./dataset.mjs";
 import { ledgerBindings } from "./ledger_stand_ins.mjs";
 import { makeKey } from "./records.mjs";
 import { childrenNamed } from "./processes.mjs";
@@ -18,9 +19,9 @@ const WORKER = "completions-edge";
  * Starts one Worker. `config` and `tenants` are in KV before it takes its first request, because the isolate
  * remembers what it has read; keys and further tenants may be added at any time. `ledger` is "real", or how it
  * fails: see ledger_stand_ins.mjs. `ai`, if there is to be a binding to Workers AI, says where its service is: see
- * ai_binding.mjs. `onLog` takes the lines of the log, which are then not kept: a long run has many.
+ * ai_binding.mjs. With `dataset` there is one of Analytics Engine: see dataset.mjs. `onLog` takes the lines of the log, which are then not kept: a long run has many.
  */
-export async function startWorker({ config, tenants, secrets = {}, ledger = "real", ai, onLog }) {
+export async function startWorker({ config, tenants, secrets = {}, ledger = "real", ai, dataset = false, onLog }) {
   const storage = mkdtempSync(join(tmpdir(), "completions-edge-e2e-"));
   const removeStorage = () => rmSync(storage, { recursive: true, force: true });
   process.once("exit", removeStorage);
@@ -36,7 +37,7 @@ export async function startWorker({ config, tenants, secrets = {}, ledger = "rea
 
   let running;
   const begin = async () => {
-    running = await begun(new Miniflare(settings({ storage, secrets, ledger, ai, takeLog })));
+    running = await begun(new Miniflare(settings({ storage, secrets, ledger, ai, dataset, takeLog })));
   };
   const end = async () => {
     const { miniflare } = running ?? {};
@@ -131,11 +132,12 @@ async function begun(miniflare) {
   }
 }
 
-function settings({ storage, secrets, ledger, ai, takeLog }) {
+function settings({ storage, secrets, ledger, ai, dataset, takeLog }) {
   const runtime = readWranglerSettings(join(REPOSITORY, "wrangler.toml"));
   const secretBindings = Object.entries(secrets).map(([name, value]) => [name, { type: "text", value }]);
   const { env, workers } = ledgerBindings(ledger, WORKER, runtime);
   const { env: aiEnv, workers: aiWorkers } = aiBindings(ai, runtime);
+  const { env: datasetEnv, workers: datasetWorkers } = dataset ? datasetBinding(runtime) : { env: {}, workers: [] };
   return {
     host: "127.0.0.1",
     port: 0,
@@ -156,7 +158,7 @@ function settings({ storage, secrets, ledger, ai, takeLog }) {
               "index_bg.wasm": { type: "wasm", contents: new Uint8Array(readFileSync(join(BUILD, "index_bg.wasm"))) },
             },
           },
-          env: { KV: { type: "kv", id: "e2e" }, ...env, ...aiEnv, ...Object.fromEntries(secretBindings) },
+          env: { KV: { type: "kv", id: "e2e" }, ...env, ...aiEnv, ...datasetEnv, ...Object.fromEntries(secretBindings) },
           exports: { LedgerObject: { type: "durable-object", storage: "sqlite" } },
         },
         // A socket of workerd's own: miniflare's entry Worker would stand between the client and the Worker
@@ -165,6 +167,7 @@ function settings({ storage, secrets, ledger, ai, takeLog }) {
       },
       ...workers,
       ...aiWorkers,
+      ...datasetWorkers,
     ],
   };
 }
