@@ -223,4 +223,15 @@ mod tests {
             assert!(!say(status).contains("secret words"));
         }
     }
+
+    #[test]
+    fn pitfall_33_when_to_come_back_is_kept_whatever_the_status() {
+        let told = |status, retry_after_ms| {
+            let fault = Fault { status, retry_after_ms, ..Fault::default() };
+            fault.into_api_error(&Redactor::default()).retry_after_ms
+        };
+        assert_eq!((told(503, Some(7000)), told(529, None)), (Some(7000), None));
+        assert_eq!((told(429, Some(7000)), told(429, None)), (Some(7000), Some(1000)));
+        assert_eq!(told(503, Some(u64::MAX)), Some(MAX_RETRY_AFTER_MS));
+    }
 }
