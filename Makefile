@@ -43,6 +43,7 @@ lint: setup ## Formatting, and clippy for the host and for wasm32
 	cargo fmt --check
 	cargo clippy $(LOCKED) --all-targets -- -D warnings
 	cargo clippy $(LOCKED) --lib --target wasm32-unknown-unknown -- -D warnings
+	$(if $(LOCKED),cargo check --locked --manifest-path fuzz/Cargo.toml)
 
 fuzz: ## Every fuzz target. [FUZZ_SECONDS=60]
 	@scripts/setup fuzz

@@ -4,8 +4,10 @@
 
 use completions_edge::api::CompletionRequest;
 use completions_edge::config::{Model, Target, Upstream};
-use completions_edge::dialect::{Call, DialectName, refuse_unsupported, split};
+use completions_edge::dialect::{Bounds, Call, DialectName, refuse_unsupported, split};
 use libfuzzer_sys::fuzz_target;
+
+const BOUNDS: Bounds = Bounds { calls: 16, prompt_bytes: 1 << 20 };
 
 fuzz_target!(|body: &[u8]| {
     let Ok(request) = CompletionRequest::parse(body) else { return };
@@ -16,7 +18,7 @@ fuzz_target!(|body: &[u8]| {
         let upstream: Upstream = serde_json::from_str(&upstream).unwrap();
         let dialect = name.dialect();
         let Ok(()) = refuse_unsupported(&request, upstream.abilities()) else { continue };
-        let Ok(parts) = split(&request, upstream.abilities(), 16) else { continue };
+        let Ok(parts) = split(&request, upstream.abilities(), BOUNDS) else { continue };
         for part in parts {
             let request = &part.request;
             let call = Call { request, upstream: &upstream, target: &target, model: &model, secret: None, traceparent: None, now_ms: 0 };
