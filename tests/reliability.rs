@@ -146,6 +146,40 @@ fn pitfall_33_retries_have_a_budget() {
 }
 
 #[test]
+fn what_a_try_that_failed_has_used_is_counted_and_charged_to_nobody() {
+    // It begins its answer, and then fails: an eight-byte prompt was read.
+    let broken = Answer::sse("").then(Err(ReadError::Broken("reset".to_owned())));
+    let world = world(2, "{}").answers_with(broken).answers_with(Answer::json(GOOD));
+    assert_eq!(world.complete(r#"{"model":"m","prompt":"12345678","stream":true}"#).status, 200);
+    let line = record(&world);
+    assert_eq!(
+        (&line["wasted_tokens"], &line["prompt_tokens"], &line["completion_tokens"]),
+        (&json!(2), &json!(1), &json!(2))
+    );
+}
+
+#[test]
+fn an_answer_beyond_our_own_bounds_says_nothing_of_its_target() {
+    let (gateway, mut world) = (Gateway::default(), world(2, r#"{"limits":{"max_answer_bytes":1024}}"#));
+    let answer = Answer::json(&json!({"choices": [], "x": "x".repeat(2000)}).to_string());
+    for _ in 0..20 {
+        world = world.answers_with(answer.clone()).answers_with(answer.clone());
+        assert_eq!(world.ask_again(&gateway, &post(), PLAIN).status, 502);
+    }
+    assert_eq!(world.calls.borrow().len(), 40, "each target was asked once a request, and none was passed over");
+}
+
+#[test]
+fn the_soonest_target_is_asked_again_first() {
+    let limited = Answer { retry_after_ms: Some(4000), ..fails(429) };
+    let config = r#"{"breaker":{"enabled":false}}"#;
+    let world = world(2, config).answers_with(limited).answers_with(fails(500)).answers_with(Answer::json(GOOD));
+    assert_eq!(world.complete(PLAIN).status, 200);
+    assert_eq!(record(&world)["target"], "u1/x");
+    assert!(matches!(world.pauses.borrow()[..], [0..=100]), "{:?}", world.pauses);
+}
+
+#[test]
 fn no_more_attempts_than_the_policy_allows() {
     let config = r#"{"retry":{"max_attempts":4,"same_target_attempts":2}}"#;
     let world = (0..4).fold(world(3, config), |world, _| world.answers_with(fails(500)));

@@ -21,7 +21,15 @@ fuzz_target!(|body: &[u8]| {
         let Ok(parts) = split(&request, upstream.abilities(), BOUNDS) else { continue };
         for part in parts {
             let request = &part.request;
-            let call = Call { request, upstream: &upstream, target: &target, model: &model, secret: None, traceparent: None, now_ms: 0 };
+            let call = Call {
+                request,
+                upstream: &upstream,
+                target: &target,
+                model: &model,
+                secret: None,
+                traceparent: None,
+                now_ms: 0,
+            };
             let Ok(call) = dialect.encode(&call) else { continue };
             serde_json::from_slice::<serde::de::IgnoredAny>(&call.body).expect("a call's body is JSON");
         }

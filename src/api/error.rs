@@ -79,6 +79,8 @@ pub enum Case {
     UpstreamError,
     /// The upstream's stream ended before its own terminal event.
     UpstreamIncomplete,
+    /// The upstream's answer is longer than the gateway takes.
+    UpstreamTooLong,
     /// The upstream took too long.
     UpstreamTimeout,
     /// Every target is passed over, since it failed too often; the error carries `Retry-After`.
@@ -127,7 +129,7 @@ impl Case {
             Self::UpstreamRefused(status) => (status, REQUEST, None),
             Self::UpstreamAuth => (502, API, Some("upstream_auth_error")),
             Self::UpstreamLimited => (429, "requests", Some("upstream_rate_limited")),
-            Self::UpstreamError => (502, API, Some("upstream_error")),
+            Self::UpstreamError | Self::UpstreamTooLong => (502, API, Some("upstream_error")),
             Self::UpstreamIncomplete => (502, API, Some("upstream_incomplete")),
             Self::UpstreamUnavailable => (503, API, Some("upstream_unavailable")),
             Self::UpstreamTimeout => (504, API, Some("upstream_timeout")),

@@ -67,6 +67,9 @@ impl Default for Observe {
     }
 }
 
+/// More comments than that help nobody.
+const MIN_KEEPALIVE_MS: u32 = 50;
+
 const fn default_keepalive_ms() -> u32 {
     15_000
 }
@@ -161,6 +164,9 @@ impl GatewayConfig {
             return Err(format!("version: expected 1, but got {}", self.version));
         }
         for (name, upstream) in &self.upstreams {
+            if name.is_empty() || name.contains(char::is_control) {
+                return Err(format!("upstreams.{name:?}: expected a name without control characters"));
+            }
             upstream.check().map_err(|why| format!("upstreams.{name}.{why}"))?;
         }
         for (name, model) in &self.models {
@@ -171,6 +177,9 @@ impl GatewayConfig {
         }
         self.breaker.check().map_err(|why| format!("breaker.{why}"))?;
         self.retry.check().map_err(|why| format!("retry.{why}"))?;
+        if (1..MIN_KEEPALIVE_MS).contains(&self.keepalive_ms) {
+            return Err(format!("keepalive_ms: expected 0, or at least {MIN_KEEPALIVE_MS}"));
+        }
         let Quota { reserve_timeout_ms, lease_ms, .. } = self.quota;
         if reserve_timeout_ms == 0 {
             return Err("quota.reserve_timeout_ms: expected at least 1".to_owned());

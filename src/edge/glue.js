@@ -108,6 +108,7 @@ export class Upstream {
   #ended = false;
   // A read that is under way, and what it brought: kept until somebody takes it.
   #reading;
+  #waiting;
   #piece;
   // What a read failed with. It took the buffer with it, so that there is no other.
   #failure;
@@ -126,7 +127,8 @@ export class Upstream {
   }
 
   whenClientGone(act) {
-    this.#client.addEventListener("abort", act);
+    if (this.#client.aborted) queueMicrotask(act);
+    else this.#client.addEventListener("abort", act);
   }
 
   get status() {
@@ -142,7 +144,7 @@ export class Upstream {
     const ms = this.#response.headers.get("retry-after-ms");
     const after = this.#response.headers.get("retry-after");
     let delay = Number.NaN;
-    if (ms !== null) delay = Number(ms);
+    if (ms !== null && !Number.isNaN(Number(ms))) delay = Number(ms);
     else if (after !== null) delay = Number.isNaN(Number(after)) ? Date.parse(after) - Date.now() : Number(after) * 1000;
     return Number.isFinite(delay) ? Math.max(delay, 0) : undefined;
   }
@@ -171,7 +173,9 @@ export class Upstream {
       throw error;
     };
     this.#reading ??= this.#read().then(keep, forget);
-    return within(waitMs, this.#reading);
+    // One clock for each read, however often it is asked for: what is asked later waits no longer than what was before.
+    this.#waiting ??= within(waitMs, this.#reading).finally(() => (this.#waiting = undefined));
+    return this.#waiting;
   }
 
   // The bytes that are ready, or undefined at the end.
@@ -300,7 +304,12 @@ export function record(env, line, isLogged) {
   const { headers_ms: headersMs, first_token_ms: firstTokenMs, total_ms: totalMs } = request;
   const counts = [status, attempts, prompt, completion, Number(estimated), Number(stream)];
   const times = [headersMs ?? -1, firstTokenMs ?? -1, totalMs];
-  env.ANALYTICS.writeDataPoint({ indexes: [tenant ?? ""], blobs, doubles: [...counts, ...times] });
+  try {
+    env.ANALYTICS.writeDataPoint({ indexes: [tenant ?? ""], blobs, doubles: [...counts, ...times] });
+  } catch (error) {
+    // A data point that is not taken is no reason to lose an answer.
+    console.warn(`a data point was not taken: ${error?.message ?? error}`);
+  }
 }
 
 // Keeps a request's context alive until the returned function is called. Without, the runtime drops the context as soon
@@ -490,7 +499,7 @@ export function pump(first, sources, transcoder, release, keepaliveMs, firstToke
       },
     },
   );
-  if (transcoder.begun) for (const source of upstreams.keys()) watcher.hear(source, true);
+  for (const source of upstreams.keys()) if (transcoder.begun(source)) watcher.hear(source, true);
   const stop = () => {
     live = false;
     watcher.stop();

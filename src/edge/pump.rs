@@ -48,6 +48,10 @@ impl Pump {
         // What we write about an event is somewhat longer than what upstreams do.
         let mut out = Vec::with_capacity(bytes.len().saturating_mul(2));
         self.transcoder.feed(source, bytes, &mut out);
+        if !out.is_empty() {
+            // Text is told by itself: what was heard with it must not be asked for after a later piece.
+            self.transcoder.take_heard();
+        }
         if let Some(closing) = self.closing.as_mut().filter(|closing| !closing.has_seen_text())
             && self.transcoder.has_begun()
             && let Some(change) = closing.see_text(Date::now().as_millis())
@@ -88,11 +92,10 @@ impl Pump {
         out
     }
 
-    /// Whether anything of a choice has been said.
-    #[wasm_bindgen(getter)]
+    /// Whether anything of a source's choices has been said.
     #[must_use]
-    pub fn begun(&self) -> bool {
-        self.transcoder.has_begun()
+    pub fn begun(&self, source: usize) -> bool {
+        self.transcoder.source_has_begun(source)
     }
 
     /// Whether an event has come since this was asked last.

@@ -61,7 +61,7 @@ pub(super) struct Failed {
     pub error: ApiError,
     /// Whether another target may do better.
     pub retryable: bool,
-    /// What was used all the same, because the client did not stay to get it.
+    /// What was used all the same: owed where the client did not stay to get it, else wasted.
     pub outcome: Option<Outcome>,
     /// Whether the client went away.
     pub client_gone: bool,
@@ -71,9 +71,12 @@ impl Failed {
     /// What it says of the target.
     pub(super) fn verdict(&self) -> Verdict {
         match self.error.case {
-            _ if self.client_gone => Verdict::Neutral,
-            Case::UpstreamLimited => Verdict::Limited { retry_after_ms: self.error.retry_after_ms },
-            Case::UpstreamRefused(_) => Verdict::Neutral,
+            // The client went away, its request was at fault, or our own bounds are.
+            _ if !self.retryable => Verdict::Neutral,
+            Case::UpstreamTooLong => Verdict::Neutral,
+            _ if self.error.case == Case::UpstreamLimited || self.error.retry_after_ms.is_some() => {
+                Verdict::Limited { retry_after_ms: self.error.retry_after_ms }
+            }
             _ => Verdict::Failure,
         }
     }
@@ -173,9 +176,7 @@ impl<'a> Attempts<'a> {
                 if !alone {
                     platform.cancel_calls();
                 }
-                if failed.client_gone {
-                    failed.outcome = sum(&owed);
-                }
+                failed.outcome = sum(&owed);
                 return Err(failed);
             }
         };
@@ -221,7 +222,7 @@ impl<'a> Attempts<'a> {
         let response = platform.call(call, patience_ms).await.map_err(|error| match error {
             CallError::Threw(text) => failed(platform, name, dialect.decode_thrown(&text), redactor),
             CallError::Unreachable(why) => {
-                platform.warn(&format!("upstream `{name}` cannot be reached: {why}"));
+                platform.warn(&format!("upstream `{name}` cannot be reached: {}", redactor.redact(&why)));
                 Failed::retryable(ApiError::upstream("The upstream of this model cannot be reached."))
             }
             CallError::Timeout => {
@@ -252,6 +253,12 @@ impl<'a> Attempts<'a> {
                 Ok(Part::Whole(answer, report))
             }
             Err(Unanswered::ClientGone) => Err(Failed::client_gone()),
+            Err(Unanswered::TooLong) => {
+                platform.warn(&format!("upstream `{name}`: its answer is longer than limits.max_answer_bytes"));
+                let message = "The upstream of this model answered at greater length than this service takes.";
+                let error = ApiError::new(Case::UpstreamTooLong, message);
+                Err(Failed::retryable(error))
+            }
             Err(Unanswered::Fault(fault)) => Err(failed(platform, name, fault, redactor)),
         }
     }
@@ -271,7 +278,7 @@ impl<'a> Attempts<'a> {
         }
         let limit = self.config.limits.max_answer_bytes;
         let body = response.body.read_all(limit, wait_ms).await.map_err(|error| match error {
-            ReadError::TooLong => nonsense("its answer is longer than limits.max_answer_bytes"),
+            ReadError::TooLong => Unanswered::TooLong,
             ReadError::Broken(why) => nonsense(&format!("its answer broke off: {why}")),
             ReadError::NotYet => {
                 Unanswered::Fault(Fault { status: 504, ..Fault::nonsense("its answer did not come in time") })
@@ -380,7 +387,7 @@ async fn begin<P: Platform>(
             platform.warn(&format!("upstream `{name}` failed in its stream: {}", error.message));
         }
         if let Some(error) = transcoder.failure_before_first_chunk() {
-            return Err(Failed { error: error.clone(), retryable, outcome: None, client_gone: false });
+            return Err(Failed { error: error.clone(), retryable, outcome: Some(outcome), client_gone: false });
         }
         // It failed after a chunk, though both came at once: the client gets what there is.
     }
@@ -418,6 +425,7 @@ fn left(ms: u32, spent_ms: u64) -> u32 {
 /// Why there is no whole answer.
 enum Unanswered {
     ClientGone,
+    TooLong,
     Fault(Fault),
 }
 

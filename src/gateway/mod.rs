@@ -122,7 +122,8 @@ impl Visit {
     /// Tells the log of a request that has ended; a stream takes its record along and tells it at its end.
     fn tell<P: Platform>(&mut self, platform: &P, reply: &mut Reply<P::Body>) {
         let record = &mut self.record;
-        record.status = reply.status;
+        // 499 is what proxies log for a client that did not wait.
+        record.status = if record.ended == Ended::ClientGone { 499 } else { reply.status };
         record.is_logged = self.observe.log;
         if record.attempts > 0 {
             reply.header("x-upstream-attempts", record.attempts.to_string());
@@ -327,7 +328,7 @@ impl Gateway {
                 if client_gone {
                     visit.record.ended = Ended::ClientGone;
                 }
-                match outcome {
+                match outcome.filter(|_| client_gone) {
                     Some(outcome) => {
                         visit.record.take(&outcome);
                         settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));

@@ -61,6 +61,8 @@ pub struct RequestRecord {
     pub completion_tokens: u64,
     /// Whether these are estimates.
     pub estimated: bool,
+    /// Tokens, of prompts and completions, that upstreams used for tries that failed. Nobody is charged for them.
+    pub wasted_tokens: u64,
     /// Until the upstream's headers.
     pub headers_ms: Option<u64>,
     /// Until the first text went out.
@@ -87,7 +89,8 @@ impl RequestRecord {
     /// Takes note of an error.
     pub fn fail(&mut self, error: &ApiError) {
         self.ended = Ended::Error;
-        self.error = Some(error.code().unwrap_or(error.case.row().1).to_owned());
+        // An upstream's own code is as long as the upstream likes.
+        self.error = Some(error.code().unwrap_or(error.case.row().1).chars().take(64).collect());
     }
 
     /// The line.

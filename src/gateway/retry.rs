@@ -96,6 +96,9 @@ impl<'a> Tries<'a> {
                 Err(failed) if !failed.retryable => return Err(failed),
                 Err(failed) => failed,
             };
+            let used = failed.outcome.as_ref().map(|outcome| outcome.usage).unwrap_or_default();
+            let tokens = used.prompt_tokens.saturating_add(used.completion_tokens);
+            record.wasted_tokens = record.wasted_tokens.saturating_add(tokens);
             match tried.iter_mut().find(|before| std::ptr::eq(before.target, target)) {
                 Some(before) => {
                     before.times = before.times.saturating_add(1);
@@ -167,7 +170,7 @@ impl<'a> Tries<'a> {
             let draw = self.draw.rotate_left(tried.times);
             may_be_better(&tried.error).then(|| health::backoff_ms(policy, failed, draw)).flatten()
         };
-        let found = tried.iter().find_map(|tried| Some((tried.target, pause(tried)?)))?;
+        let found = tried.iter().filter_map(|tried| Some((tried.target, pause(tried)?))).min_by_key(|found| found.1)?;
         self.health.borrow_mut().may_retry(policy, platform.now_ms()).then_some(found)
     }
 }

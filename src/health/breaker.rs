@@ -15,8 +15,8 @@ use super::recent::Recent;
 /// How many parts the window slides by.
 const CELLS: u32 = 10;
 
-/// How long a probe keeps others waiting. Should nobody ever say what became of it, the next one goes then. That is
-/// longer than the default timeouts, so that a probe which is only slow has been given up by then.
+/// How long a probe keeps others waiting. Should nobody have said by then what became of it, the next one goes. One that
+/// is only slow, as an answer that does not stream may be, still closes the breaker when it is answered.
 pub(super) const PROBE_MS: u64 = 90_000;
 
 /// What a client is told to wait while a probe is under way: nobody knows, and it is soon.
@@ -211,7 +211,8 @@ impl Breaker {
             return None;
         }
         pass.has_answered = true;
-        let change = self.is_probe_of_now(pass).then(|| {
+        let closes = pass.is_probe && self.state != State::Closed;
+        let change = closes.then(|| {
             self.close();
             // The call lives on as one of those that closed breakers let through.
             (pass.generation, pass.is_probe) = (self.generation, false);

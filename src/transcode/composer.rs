@@ -122,6 +122,11 @@ impl Composer {
         self.begun
     }
 
+    /// Whether anything of a source's choices has been said.
+    pub(super) fn source_has_begun(&self, source: usize) -> bool {
+        self.sources.get(source).is_some_and(|source| source.choices.iter().any(|choice| choice.stage >= Stage::Begun))
+    }
+
     /// Of a source that does not exist nothing is wanted.
     pub(super) fn progress(&self, source: usize) -> Progress {
         self.sources.get(source).map_or(Progress::Cut, |source| source.progress)

@@ -115,6 +115,12 @@ impl Transcoder {
         self.composer.has_begun()
     }
 
+    /// Whether anything of a source's choices has been said.
+    #[must_use]
+    pub fn source_has_begun(&self, source: usize) -> bool {
+        self.composer.source_has_begun(source)
+    }
+
     /// Whether a frame has come since this was asked last, or a part of one. Comments are none.
     pub fn take_heard(&mut self) -> bool {
         std::mem::take(&mut self.heard)
@@ -166,12 +172,16 @@ impl Transcoder {
         });
         // An upstream that sends a frame byte by byte is slow, and not silent.
         *heard |= deframer.held() > held;
-        let why = match result {
+        let error = match result {
             Ok(()) => return,
-            Err(FrameError::TooLong { .. }) => "The upstream of this model sent an event that is too long.",
-            Err(FrameError::Corrupt) => "The stream of this model's upstream was damaged on its way.",
+            Err(FrameError::TooLong { .. }) => {
+                ApiError::new(Case::UpstreamTooLong, "The upstream of this model sent an event that is too long.")
+            }
+            Err(FrameError::Corrupt) => {
+                ApiError::upstream("The stream of this model's upstream was damaged on its way.")
+            }
         };
-        composer.fail(ApiError::upstream(why), out);
+        composer.fail(error, out);
     }
 }
 

@@ -281,9 +281,11 @@ suite("faults on the wire", { concurrency: 8 }, () => {
     assert.deepEqual([prompt_tokens, completion_tokens, estimated], used, "what the ledger has");
     assert.deepEqual(sum, { requests: 1, refused: 0, errors: code ? 1 : 0 });
 
-    const { key, headers_ms: headersMs, first_token_ms: firstTokenMs, total_ms: totalMs, ...record } = await gateway.recordOf(requestId);
+    const { key, headers_ms: headersMs, first_token_ms: firstTokenMs, total_ms: totalMs, wasted_tokens: wasted, ...record } = await gateway.recordOf(requestId);
     assert.ok(totalMs >= (firstTokenMs ?? 0) && (firstTokenMs ?? 0) >= (headersMs ?? 0), "times are in order");
     assert.equal(key, caller.keyId);
+    // A try that failed once its headers were there has used its prompt, at least.
+    assert.ok(wasted >= 0 && (wasted === 0 || attempts > 1 || status !== 200), `${wasted} tokens wasted`);
     assert.deepEqual(record, {
       request_id: requestId,
       route: "completions",

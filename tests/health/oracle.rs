@@ -82,7 +82,8 @@ impl Oracle {
         if std::mem::replace(&mut self.calls[number].has_answered, true) {
             return None;
         }
-        let closes = self.is_open() && self.probe == Some(number);
+        // A probe that was given up as lost tells as much when it is answered late.
+        let closes = self.is_open() && self.calls[number].is_probe;
         if closes {
             self.changes.push(now_ms);
             (self.outcomes, self.openings, self.probe) = (Vec::new(), Vec::new(), None);
