@@ -1,6 +1,7 @@
-// Where fuzzing begins: the requests, streams and answers of the fixtures, in the form that each target takes.
+// Where fuzzing begins: the requests, streams and answers of the fixtures, in the form that each target takes, and small
+// inputs that earlier fuzzing found, a line each, in base64, in fuzz/seeds.
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "./paths.mjs";
 
@@ -26,6 +27,10 @@ function* files() {
 export function writeSeeds(target) {
   const corpus = join(root, "fuzz/corpus", target);
   mkdirSync(corpus, { recursive: true });
+  const write = (seed) => writeFileSync(join(corpus, `seed-${createHash("sha1").update(seed).digest("hex")}`), seed);
+  const found = join(root, "fuzz/seeds", `${target}.txt`);
+  const lines = existsSync(found) ? readFileSync(found, "utf8").split("\n").filter(Boolean) : [];
+  for (const line of lines) write(Buffer.from(line, "base64"));
   const framing = { sse_decoder: "sse", ndjson_decoder: "ndjson", event_stream_decoder: "eventstream" }[target];
   for (const { index, file, bytes } of files()) {
     const isAnswer = file.startsWith("upstream");
@@ -35,7 +40,6 @@ export function writeSeeds(target) {
     else if (target === "transcoder") head = isAnswer && !file.endsWith(".json") ? [index, 7, 0] : undefined;
     else if (framing) head = isAnswer && file.endsWith(`.${framing}`) ? [7] : undefined;
     if (!head) continue;
-    const seed = Buffer.concat([Buffer.from(head), bytes]);
-    writeFileSync(join(corpus, `seed-${createHash("sha1").update(seed).digest("hex")}`), seed);
+    write(Buffer.concat([Buffer.from(head), bytes]));
   }
 }
