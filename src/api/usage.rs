@@ -11,12 +11,29 @@ pub struct Usage {
     pub completion_tokens: u64,
 }
 
+impl Usage {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens.saturating_add(other.prompt_tokens),
+            completion_tokens: self.completion_tokens.saturating_add(other.completion_tokens),
+        }
+    }
+
+    /// Tokens of prompts and choices together.
+    #[must_use]
+    pub const fn total_tokens(self) -> u64 {
+        self.prompt_tokens.saturating_add(self.completion_tokens)
+    }
+}
+
 impl Serialize for Usage {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(3))?;
         map.serialize_entry("prompt_tokens", &self.prompt_tokens)?;
         map.serialize_entry("completion_tokens", &self.completion_tokens)?;
-        map.serialize_entry("total_tokens", &self.prompt_tokens.saturating_add(self.completion_tokens))?;
+        map.serialize_entry("total_tokens", &self.total_tokens())?;
         map.end()
     }
 }

@@ -332,13 +332,6 @@ export async function askLedger(env, tenant, call, timeoutMs) {
   const namespace = env.LEDGER;
   if (!namespace) throw "there is no binding LEDGER";
   const controller = new AbortController();
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => {
-      controller.abort();
-      reject(TIMEOUT);
-    }, timeoutMs);
-  });
   const asked = (async () => {
     const ledger = namespace.get(namespace.idFromName(tenant));
     const response = await ledger.fetch("https://ledger/", { method: "POST", body: call, signal: controller.signal });
@@ -346,12 +339,10 @@ export async function askLedger(env, tenant, call, timeoutMs) {
     if (!response.ok) throw text;
     return text;
   })();
-  try {
-    return await Promise.race([asked, late]);
-  } finally {
-    clearTimeout(timer);
-    asked.catch(() => {});
-  }
+  return within(timeoutMs, asked).catch((error) => {
+    if (error === TIMEOUT) controller.abort();
+    throw error;
+  });
 }
 
 // Tells the ledger something that nobody waits for. A call that fails is made again: what is not settled would be

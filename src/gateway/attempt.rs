@@ -296,10 +296,7 @@ impl<'a> Attempts<'a> {
 
 /// What calls that had begun to answer are owed together, if any had.
 fn sum(owed: &[Cell<Option<Usage>>]) -> Option<Outcome> {
-    let usage = owed.iter().filter_map(Cell::get).reduce(|sum, usage| Usage {
-        prompt_tokens: sum.prompt_tokens.saturating_add(usage.prompt_tokens),
-        completion_tokens: sum.completion_tokens.saturating_add(usage.completion_tokens),
-    })?;
+    let usage = owed.iter().filter_map(Cell::get).reduce(Usage::plus)?;
     Some(Outcome { failure: None, usage, reported: false, finish_reason: None })
 }
 

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use crate::api::{ApiError, Case};
 use crate::config::{BreakerPolicy, GatewayConfig, Target};
 use crate::health::{self, Change, Health, Reason, Refusal, Ticket, Verdict};
-
 use crate::transcode::Outcome;
 
 use super::Platform;
@@ -96,9 +95,8 @@ impl<'a> Tries<'a> {
                 Err(failed) if !failed.retryable => return Err(failed),
                 Err(failed) => failed,
             };
-            let used = failed.outcome.as_ref().map(|outcome| outcome.usage).unwrap_or_default();
-            let tokens = used.prompt_tokens.saturating_add(used.completion_tokens);
-            record.wasted_tokens = record.wasted_tokens.saturating_add(tokens);
+            let wasted = failed.outcome.as_ref().map_or(0, |outcome| outcome.usage.total_tokens());
+            record.wasted_tokens = record.wasted_tokens.saturating_add(wasted);
             match tried.iter_mut().find(|before| std::ptr::eq(before.target, target)) {
                 Some(before) => {
                     before.times = before.times.saturating_add(1);

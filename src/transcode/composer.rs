@@ -38,8 +38,6 @@ pub(super) struct Composer {
     /// Whether log probabilities were asked for; some upstreams send them unasked.
     wants_logprobs: bool,
     sources: Vec<Source>,
-    /// Whether anything of a choice has been said.
-    begun: bool,
     /// Of the first choice that has ended.
     finish_reason: Option<FinishReason>,
     /// Whether the end has been said.
@@ -98,16 +96,7 @@ struct Addition<'a> {
 impl Composer {
     pub(super) fn new(output: Output, redactor: Redactor, wants_logprobs: bool, shares: Vec<Share>) -> Self {
         let sources = shares.into_iter().map(Source::new).collect();
-        Self {
-            output,
-            redactor,
-            wants_logprobs,
-            sources,
-            begun: false,
-            finish_reason: None,
-            over: false,
-            failure: None,
-        }
+        Self { output, redactor, wants_logprobs, sources, finish_reason: None, over: false, failure: None }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -119,12 +108,12 @@ impl Composer {
     }
 
     pub(super) fn has_begun(&self) -> bool {
-        self.begun
+        self.sources.iter().any(Source::has_begun)
     }
 
     /// Whether anything of a source's choices has been said.
     pub(super) fn source_has_begun(&self, source: usize) -> bool {
-        self.sources.get(source).is_some_and(|source| source.choices.iter().any(|choice| choice.stage >= Stage::Begun))
+        self.sources.get(source).is_some_and(Source::has_begun)
     }
 
     /// Of a source that does not exist nothing is wanted.
@@ -138,10 +127,7 @@ impl Composer {
             Progress::Done => source.usage.usage(),
             Progress::Open | Progress::Cut => source.usage.usage_when_cut(),
         };
-        self.sources.iter().map(of).fold(Usage::default(), |sum, usage| Usage {
-            prompt_tokens: sum.prompt_tokens.saturating_add(usage.prompt_tokens),
-            completion_tokens: sum.completion_tokens.saturating_add(usage.completion_tokens),
-        })
+        self.sources.iter().map(of).fold(Usage::default(), Usage::plus)
     }
 
     /// Whether the upstreams have counted all tokens.
@@ -199,7 +185,7 @@ impl Composer {
     }
 
     fn delta(&mut self, source: usize, index: u32, addition: Addition<'_>, out: &mut Vec<u8>) {
-        let Self { output, sources, wants_logprobs, begun, finish_reason: first_reason, .. } = self;
+        let Self { output, sources, wants_logprobs, finish_reason: first_reason, .. } = self;
         let Some(source) = sources.get_mut(source) else { return };
         let Some((index, Source { choices, finished, is_cut, echo, n, usage, progress, .. }, place)) =
             source.locate(index)
@@ -247,7 +233,6 @@ impl Composer {
             Some(_) => Stage::Finished,
         };
         usage.see(addition.text);
-        *begun = true;
         *first_reason = first_reason.or(addition.finish_reason);
         output.choice(out, index, &addition);
         if addition.finish_reason.is_some() {
@@ -346,6 +331,11 @@ impl Source {
             usage,
             progress: Progress::Open,
         }
+    }
+
+    /// Whether anything of its choices has been said.
+    fn has_begun(&self) -> bool {
+        self.choices.iter().any(|choice| choice.stage >= Stage::Begun)
     }
 
     /// The choice that the upstream means: its number in the answer, and its place here.
