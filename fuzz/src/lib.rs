@@ -1,7 +1,5 @@
 //! What the targets share.
 
-use std::ops::ControlFlow;
-
 use completions_edge::framing::{Frame, FrameError, Framing};
 
 const LIMIT: usize = 64;
@@ -13,10 +11,17 @@ fn frames<'a>(framing: Framing, pieces: impl Iterator<Item = &'a [u8]>) -> (Fram
     let mut sink = |frame: Frame<'_>| {
         assert!(frame.data.len() <= LIMIT);
         frames.push((frame.event.to_vec(), frame.data.to_vec()));
-        ControlFlow::Continue(())
     };
-    let result = pieces.map(|piece| deframer.feed(piece, &mut sink)).find(Result::is_err);
-    let result = result.unwrap_or_else(|| deframer.finish(&mut sink));
+    for mut rest in pieces {
+        loop {
+            match deframer.next_frame(rest, &mut sink) {
+                Ok(Some(after)) => rest = after,
+                Ok(None) => break,
+                Err(error) => return (frames, Err(error)),
+            }
+        }
+    }
+    let result = deframer.finish(&mut sink);
     (frames, result)
 }
 

@@ -9,8 +9,6 @@
 //! `Exception`; both have the payload for data. An error that the service has not modelled (`:message-type: error`) has
 //! no payload: its frame is called `error`, and its data is `:error-code`, a line feed, and `:error-message`.
 
-use std::ops::ControlFlow;
-
 use crc::{CRC_32_ISO_HDLC, Crc};
 
 use super::{Frame, FrameError};
@@ -39,40 +37,41 @@ impl EventStreamDeframer {
         Self { limit, begun: Vec::new() }
     }
 
-    /// Takes the next bytes. A message that lies in them whole is handed on without a copy.
-    pub fn feed(&mut self, bytes: &[u8], mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
+    /// Takes bytes up to the end of the next message, hands that on, and returns the bytes after it; nothing if all
+    /// bytes are taken and the message has not ended. One that lies in them whole is handed on without a copy.
+    pub fn next_frame<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        sink: impl FnOnce(Frame<'_>),
+    ) -> Result<Option<&'a [u8]>, FrameError> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let missing = self.length(if self.begun.is_empty() { rest } else { &self.begun })?;
             let missing = missing.saturating_sub(self.begun.len());
             let Some((part, after)) = rest.split_at_checked(missing) else { break };
             rest = after;
-            let flow = if self.begun.is_empty() {
-                read(part, &mut sink)?
-            } else {
-                self.begun.extend_from_slice(part);
-                if self.length(&self.begun)? > self.begun.len() {
-                    // So far it was only the prelude.
-                    continue;
-                }
-                let flow = read(&self.begun, &mut sink)?;
+            if self.begun.is_empty() {
+                read(part, sink)?;
+                return Ok(Some(rest));
+            }
+            self.begun.extend_from_slice(part);
+            // It may have been the prelude alone.
+            if self.length(&self.begun)? <= self.begun.len() {
+                read(&self.begun, sink)?;
                 self.begun.clear();
-                flow
-            };
-            if flow.is_break() {
-                return Ok(());
+                return Ok(Some(rest));
             }
         }
         self.begun.extend_from_slice(rest);
-        Ok(())
+        Ok(None)
     }
 
     /// The stream has ended. A message that it cut in two is handed on as the bytes that there are of it, without a
     /// name: no service sends that, so that a decoder can tell it from every whole message.
-    pub fn finish(&mut self, mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) {
+    pub fn finish(&mut self, sink: impl FnOnce(Frame<'_>)) {
         let begun = std::mem::take(&mut self.begun);
         if !begun.is_empty() {
-            let _ = sink(Frame { event: b"", data: &begun });
+            sink(Frame { event: b"", data: &begun });
         }
     }
 
@@ -109,7 +108,7 @@ fn lengths(prelude: &[u8; PRELUDE]) -> Result<(usize, usize), FrameError> {
 }
 
 /// Hands on a whole message.
-fn read(message: &[u8], sink: &mut impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<ControlFlow<()>, FrameError> {
+fn read(message: &[u8], sink: impl FnOnce(Frame<'_>)) -> Result<(), FrameError> {
     let (checked, checksum) = message.split_last_chunk::<4>().ok_or(FrameError::Corrupt)?;
     let (prelude, content) = checked.split_first_chunk::<PRELUDE>().ok_or(FrameError::Corrupt)?;
     if CRC32.checksum(checked) != number(checksum) {
@@ -118,14 +117,15 @@ fn read(message: &[u8], sink: &mut impl FnMut(Frame<'_>) -> ControlFlow<()>) -> 
     let (_, length) = lengths(prelude)?;
     let (headers, payload) = content.split_at_checked(length).ok_or(FrameError::Corrupt)?;
     let headers = Headers::read(headers).ok_or(FrameError::Corrupt)?;
-    Ok(match headers.message_type {
+    match headers.message_type {
         b"exception" => sink(Frame { event: headers.exception_type, data: payload }),
         b"error" => {
             let data = [headers.error_code, headers.error_message].join(&b'\n');
             sink(Frame { event: b"error", data: &data })
         }
         _ => sink(Frame { event: headers.event_type, data: payload }),
-    })
+    }
+    Ok(())
 }
 
 /// The headers that tell what a message is; empty where it has none of the name.
@@ -206,9 +206,14 @@ mod tests {
         let mut sink = |frame: Frame<'_>| {
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
             events.push((text(frame.event), text(frame.data)));
-            ControlFlow::Continue(())
         };
-        let fed = chunks.iter().try_for_each(|chunk| deframer.feed(chunk, &mut sink));
+        let fed = chunks.iter().try_for_each(|chunk| {
+            let mut rest = *chunk;
+            while let Some(after) = deframer.next_frame(rest, &mut sink)? {
+                rest = after;
+            }
+            Ok(())
+        });
         if fed.is_ok() {
             deframer.finish(&mut sink);
         }
@@ -337,14 +342,10 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_breaks_off_gets_nothing_more() {
-        let (stream, mut seen) = ([message(b"", b"1"), message(b"", b"2"), message(b"", b"3")].concat(), Vec::new());
-        EventStreamDeframer::new(64)
-            .feed(&stream, |frame| {
-                seen.push(frame.data.to_vec());
-                if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .unwrap();
-        assert_eq!(seen, [b"1", b"2"]);
+    fn a_message_is_handed_on_alone_and_what_follows_it_given_back() {
+        let [one, two] = [message(b"", b"1"), message(b"", b"2")];
+        let stream = [one, two.clone()].concat();
+        let rest = EventStreamDeframer::new(64).next_frame(&stream, |frame| assert_eq!(frame.data, b"1"));
+        assert_eq!(rest, Ok(Some(&two[..])));
     }
 }

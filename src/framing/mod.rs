@@ -4,8 +4,6 @@ mod event_stream;
 mod ndjson;
 mod sse;
 
-use std::ops::ControlFlow;
-
 pub use event_stream::EventStreamDeframer;
 pub use ndjson::NdjsonDeframer;
 pub use sse::SseDeframer;
@@ -78,12 +76,17 @@ pub enum Deframer {
 }
 
 impl Deframer {
-    /// Takes the next bytes and hands every frame that they complete to `sink`, which may break off.
-    pub fn feed(&mut self, bytes: &[u8], sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
+    /// Takes bytes up to the end of the next frame, hands that on, and returns the bytes after it; nothing if all bytes
+    /// are taken and the frame has not ended.
+    pub fn next_frame<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        sink: impl FnOnce(Frame<'_>),
+    ) -> Result<Option<&'a [u8]>, FrameError> {
         match self {
-            Self::Sse(sse) => sse.feed(bytes, sink),
-            Self::Ndjson(ndjson) => ndjson.feed(bytes, sink),
-            Self::EventStream(event_stream) => event_stream.feed(bytes, sink),
+            Self::Sse(sse) => sse.next_frame(bytes, sink),
+            Self::Ndjson(ndjson) => ndjson.next_frame(bytes, sink),
+            Self::EventStream(event_stream) => event_stream.next_frame(bytes, sink),
         }
     }
 
@@ -98,7 +101,7 @@ impl Deframer {
     }
 
     /// The stream has ended: hands on what was begun and perhaps whole, though nothing marked its end.
-    pub fn finish(&mut self, sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
+    pub fn finish(&mut self, sink: impl FnOnce(Frame<'_>)) -> Result<(), FrameError> {
         match self {
             Self::Sse(sse) => return sse.finish(sink),
             Self::Ndjson(ndjson) => ndjson.finish(sink),

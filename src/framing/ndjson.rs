@@ -4,8 +4,6 @@
 //! specification a byte order mark is let pass, and a last line without its end is handed on, since whether it is whole
 //! can be seen from its JSON.
 
-use std::ops::ControlFlow;
-
 use super::{BOM, Frame, FrameError};
 
 /// Cuts a stream of bytes into lines. Output depends on the bytes alone, never on how they were split.
@@ -27,35 +25,39 @@ impl NdjsonDeframer {
         Self { limit, line: Vec::new(), at_start: true }
     }
 
-    /// Takes the next bytes. A line that lies in them whole is handed on without a copy.
-    pub fn feed(&mut self, bytes: &[u8], mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
+    /// Takes bytes up to the end of the next line, hands that on, and returns the bytes after it; nothing if all bytes
+    /// are taken and the line has not ended. A line that lies in them whole is handed on without a copy.
+    pub fn next_frame<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        sink: impl FnOnce(Frame<'_>),
+    ) -> Result<Option<&'a [u8]>, FrameError> {
         let mut rest = bytes;
         while let Some((line, after)) = split_line(rest) {
             rest = after;
             self.check(line)?;
-            let flow = if self.line.is_empty() {
-                self.take_line(line, &mut sink)
-            } else {
-                let mut carried = std::mem::take(&mut self.line);
-                carried.extend_from_slice(line);
-                let flow = self.take_line(&carried, &mut sink);
-                carried.clear();
-                self.line = carried;
-                flow
-            };
-            if flow.is_break() {
-                return Ok(());
+            let carried = std::mem::take(&mut self.line);
+            let line = if carried.is_empty() { line } else { &[&carried, line].concat() };
+            match self.data_of(line) {
+                [] => {}
+                data => {
+                    sink(Frame { event: b"", data });
+                    return Ok(Some(rest));
+                }
             }
         }
         self.check(rest)?;
         self.line.extend_from_slice(rest);
-        Ok(())
+        Ok(None)
     }
 
     /// The stream has ended: the line that was begun may be whole, and only its reader can tell.
-    pub fn finish(&mut self, mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) {
+    pub fn finish(&mut self, sink: impl FnOnce(Frame<'_>)) {
         let line = std::mem::take(&mut self.line);
-        let _ = self.take_line(&line, &mut sink);
+        match self.data_of(&line) {
+            [] => {}
+            data => sink(Frame { event: b"", data }),
+        }
     }
 
     /// How many bytes are held of a line that has begun; white space alone begins none.
@@ -64,12 +66,10 @@ impl NdjsonDeframer {
         self.line.trim_ascii().len()
     }
 
-    fn take_line(&mut self, line: &[u8], sink: &mut impl FnMut(Frame<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    /// What a line carries; of a blank one nothing.
+    fn data_of<'a>(&mut self, line: &'a [u8]) -> &'a [u8] {
         let line = if std::mem::take(&mut self.at_start) { line.strip_prefix(BOM).unwrap_or(line) } else { line };
-        match line.trim_ascii() {
-            [] => ControlFlow::Continue(()),
-            data => sink(Frame { event: b"", data }),
-        }
+        line.trim_ascii()
     }
 
     /// Whether the line that was begun is too long with what comes next of it.
@@ -96,10 +96,12 @@ mod tests {
         let mut sink = |frame: Frame<'_>| {
             assert!(frame.event.is_empty());
             lines.push(String::from_utf8_lossy(frame.data).into_owned());
-            ControlFlow::Continue(())
         };
         for chunk in chunks {
-            deframer.feed(chunk, &mut sink)?;
+            let mut rest = *chunk;
+            while let Some(after) = deframer.next_frame(rest, &mut sink)? {
+                rest = after;
+            }
         }
         deframer.finish(&mut sink);
         Ok(lines)
@@ -157,14 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_breaks_off_gets_nothing_more() {
-        let mut seen = Vec::new();
-        NdjsonDeframer::new(64)
-            .feed(b"1\n2\n3\n", |frame| {
-                seen.push(frame.data.to_vec());
-                if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .unwrap();
-        assert_eq!(seen, [b"1", b"2"]);
+    fn a_line_is_handed_on_alone_and_what_follows_it_given_back() {
+        let mut deframer = NdjsonDeframer::new(64);
+        let rest = deframer.next_frame(b"\n1\n2\n", |frame| assert_eq!(frame.data, b"1"));
+        assert_eq!(rest, Ok(Some(&b"2\n"[..])));
     }
 }

@@ -8,8 +8,6 @@
 //!
 //! Data stays bytes: a byte that is not UTF-8 is the concern of whoever reads the event, and cannot stop the stream.
 
-use std::ops::ControlFlow;
-
 use super::{BOM, Frame, FrameError};
 
 /// Cuts a stream of bytes into events. Output depends on the bytes alone, never on how they were split.
@@ -56,8 +54,13 @@ impl SseDeframer {
         }
     }
 
-    /// Takes the next bytes. An event that lies in them whole is handed on without a copy.
-    pub fn feed(&mut self, bytes: &[u8], mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
+    /// Takes bytes up to the end of the next event, hands that on, and returns the bytes after it; nothing if all bytes
+    /// are taken and the event has not ended. An event that lies in them whole is handed on without a copy.
+    pub fn next_frame<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        sink: impl FnOnce(Frame<'_>),
+    ) -> Result<Option<&'a [u8]>, FrameError> {
         // The event's only data line so far, where it still lies in `bytes`.
         let mut whole: Option<&[u8]> = None;
         let mut rest = bytes;
@@ -70,38 +73,40 @@ impl SseDeframer {
             rest = after;
             self.after_cr = end == b'\r';
             self.check(self.line.len().saturating_add(line.len()))?;
-            let flow = if self.line.is_empty() {
-                self.take_line(line, &mut whole, &mut sink)?
+            let is_end = if self.line.is_empty() {
+                self.take_line(line, &mut whole)?
             } else {
                 let mut carried = std::mem::take(&mut self.line);
                 carried.extend_from_slice(line);
                 // This line does not lie in `bytes`: its data is copied at once.
                 let mut own = None;
-                self.spill(&mut whole)?;
-                let flow = self.take_line(&carried, &mut own, &mut sink)?;
+                let is_end = self.take_line(&carried, &mut own)?;
                 self.spill(&mut own)?;
                 carried.clear();
                 self.line = carried;
-                flow
+                is_end
             };
-            if flow.is_break() {
-                return Ok(());
+            if is_end {
+                self.hand_on(whole, sink);
+                return Ok(Some(rest));
             }
         }
         self.spill(&mut whole)?;
         self.check(self.line.len().saturating_add(rest.len()))?;
         self.line.extend_from_slice(rest);
-        Ok(())
+        Ok(None)
     }
 
     /// The stream has ended. What was begun is handed on: it may be whole, and only its reader can tell.
-    pub fn finish(&mut self, mut sink: impl FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError> {
+    pub fn finish(&mut self, sink: impl FnOnce(Frame<'_>)) -> Result<(), FrameError> {
         let line = std::mem::take(&mut self.line);
         let mut own = None;
-        if !line.is_empty() && self.take_line(&line, &mut own, &mut sink)?.is_break() {
-            return Ok(());
+        if !line.is_empty() {
+            self.take_line(&line, &mut own)?;
         }
-        let _ = self.take_line(b"", &mut own, &mut sink)?;
+        if self.has_data || own.is_some() {
+            self.hand_on(own, sink);
+        }
         Ok(())
     }
 
@@ -112,12 +117,8 @@ impl SseDeframer {
         self.data.len().saturating_add(if is_data { self.line.len() } else { 0 })
     }
 
-    fn take_line<'a>(
-        &mut self,
-        line: &'a [u8],
-        whole: &mut Option<&'a [u8]>,
-        sink: &mut impl FnMut(Frame<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, FrameError> {
+    /// Takes a line; whether it ends an event. One without data is no event.
+    fn take_line<'a>(&mut self, line: &'a [u8], whole: &mut Option<&'a [u8]>) -> Result<bool, FrameError> {
         let line = if std::mem::take(&mut self.at_start) { line.strip_prefix(BOM).unwrap_or(line) } else { line };
         match parse(line) {
             Line::Data(value) => self.take_data(value, whole)?,
@@ -131,20 +132,18 @@ impl SseDeframer {
                 self.event.extend_from_slice(name);
             }
             Line::Other => {}
-            Line::Blank => {
-                let flow = match whole.take() {
-                    Some(data) => sink(Frame { event: &self.event, data }),
-                    None if self.has_data => sink(Frame { event: &self.event, data: &self.data }),
-                    // An event without data is no event.
-                    None => ControlFlow::Continue(()),
-                };
-                self.has_data = false;
-                self.data.clear();
-                self.event.clear();
-                return Ok(flow);
-            }
+            Line::Blank if self.has_data || whole.is_some() => return Ok(true),
+            Line::Blank => self.event.clear(),
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(false)
+    }
+
+    /// Hands on the event that has ended; `whole` is its data where that has not been copied.
+    fn hand_on(&mut self, whole: Option<&[u8]>, sink: impl FnOnce(Frame<'_>)) {
+        sink(Frame { event: &self.event, data: whole.unwrap_or(&self.data) });
+        self.has_data = false;
+        self.data.clear();
+        self.event.clear();
     }
 
     fn take_data<'a>(&mut self, value: &'a [u8], whole: &mut Option<&'a [u8]>) -> Result<(), FrameError> {
@@ -217,10 +216,12 @@ mod tests {
         let mut sink = |frame: Frame<'_>| {
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
             events.push((text(frame.event), text(frame.data)));
-            ControlFlow::Continue(())
         };
         for chunk in chunks {
-            deframer.feed(chunk, &mut sink)?;
+            let mut rest = *chunk;
+            while let Some(after) = deframer.next_frame(rest, &mut sink)? {
+                rest = after;
+            }
         }
         deframer.finish(&mut sink)?;
         Ok(events)
@@ -259,14 +260,8 @@ mod tests {
     #[test]
     fn pitfall_17_a_blank_crlf_line_ends_its_event_at_the_cr() {
         let mut deframer = SseDeframer::new(64);
-        let mut seen = 0;
-        deframer
-            .feed(b"data: a\r\n\r", |_| {
-                seen += 1;
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-        assert_eq!(seen, 1, "the event is whole, and nothing is held back for the LF");
+        let rest = deframer.next_frame(b"data: a\r\n\r", |frame| assert_eq!(frame.data, b"a"));
+        assert_eq!(rest, Ok(Some(&b""[..])), "the event is whole, and nothing is held back for the LF");
     }
 
     #[test]
@@ -319,15 +314,10 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_breaks_off_gets_nothing_more() {
-        let mut seen = Vec::new();
-        SseDeframer::new(64)
-            .feed(b"data: 1\n\ndata: 2\n\ndata: 3\n\n", |frame| {
-                seen.push(frame.data.to_vec());
-                if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .unwrap();
-        assert_eq!(seen, [b"1", b"2"]);
+    fn an_event_is_handed_on_alone_and_what_follows_it_given_back() {
+        let mut deframer = SseDeframer::new(64);
+        let rest = deframer.next_frame(b"data: 1\n\ndata: 2\n\n", |frame| assert_eq!(frame.data, b"1"));
+        assert_eq!(rest, Ok(Some(&b"data: 2\n\n"[..])));
     }
 
     #[test]
@@ -335,7 +325,7 @@ mod tests {
         let mut deframer = SseDeframer::new(1000);
         let mut grows = |bytes: &[u8]| {
             let held = deframer.held();
-            deframer.feed(bytes, |_| ControlFlow::Continue(())).unwrap();
+            deframer.next_frame(bytes, |_| ()).unwrap();
             deframer.held() > held
         };
         for silence in [&b":"[..], b" ping", b"\n\n", b": ping\n\n", b"event: p", b"ing\n\n", b"id: 1\n"] {

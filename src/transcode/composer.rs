@@ -121,6 +121,11 @@ impl Composer {
         self.sources.get(source).map_or(Progress::Cut, |source| source.progress)
     }
 
+    /// Whether anything that a source says is still of use.
+    pub(super) fn listens(&self, source: usize) -> bool {
+        !self.over && self.progress(source) == Progress::Open
+    }
+
     /// The tokens of all calls together.
     fn usage(&self) -> Usage {
         let of = |source: &Source| match source.progress {
@@ -155,7 +160,7 @@ impl Composer {
 
     /// Takes what `source` says. A frame that its decoder cannot read counts as `malformed`.
     pub(super) fn take(&mut self, source: usize, event: Event<'_>, malformed: Case, out: &mut Vec<u8>) {
-        if self.over || self.progress(source) != Progress::Open {
+        if !self.listens(source) {
             return;
         }
         match event {
@@ -271,7 +276,7 @@ impl Composer {
 
     /// The body of `source` has ended. That proves nothing: it is complete only if every choice of it is.
     pub(super) fn end_of_body(&mut self, source: usize, closed: bool, out: &mut Vec<u8>) {
-        if self.over || self.progress(source) != Progress::Open {
+        if !self.listens(source) {
             return;
         }
         let finished = |source: &Source| source.finished == source.choices.len();

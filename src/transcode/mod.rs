@@ -9,11 +9,10 @@ mod stop;
 mod tally;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use crate::api::{Answer, ApiError, Case, Choice, ChunkWriter, FinishReason, Usage};
 use crate::dialect::{Dialect, Event, Redactor, Share, StreamDecoder, UsageReport};
-use crate::framing::{Deframer, Frame, FrameError};
+use crate::framing::{Deframer, FrameError};
 
 pub use composer::Progress;
 use composer::{Composer, Output};
@@ -83,7 +82,22 @@ impl Transcoder {
 
     /// Takes the next bytes of a source, and appends to `out` what they make.
     pub fn feed(&mut self, source: usize, bytes: &[u8], out: &mut Vec<u8>) {
-        self.pass(source, |deframer, sink| deframer.feed(bytes, sink), Case::UpstreamError, out);
+        let Self { sources, composer, heard } = self;
+        let Some(Source { deframer, decoder }) = sources.get_mut(source) else { return };
+        let (held, mut rest) = (deframer.held(), bytes);
+        while composer.listens(source) {
+            let next = deframer.next_frame(rest, |frame| {
+                *heard = true;
+                decoder.frame(frame, &mut |event| composer.take(source, event, Case::UpstreamError, out));
+            });
+            match next {
+                Ok(Some(after)) => rest = after,
+                Ok(None) => break,
+                Err(error) => composer.fail(unreadable(error), out),
+            }
+        }
+        // An upstream that sends a frame byte by byte is slow, and not silent.
+        *heard |= deframer.held() > held;
     }
 
     /// Takes a whole answer in the place of a source's stream: as the stream that it would have been.
@@ -93,15 +107,23 @@ impl Transcoder {
 
     /// The body of a source has ended: appends what is left to be said. Safe to call twice.
     pub fn finish(&mut self, source: usize, end: End, out: &mut Vec<u8>) {
-        if end == End::Closed {
+        let Self { sources, composer, heard } = self;
+        if let Some(Source { deframer, decoder }) = sources.get_mut(source)
+            && end == End::Closed
+            && composer.listens(source)
+        {
             // What does not parse now was cut in two by the end, and is no fault of its own.
-            self.pass(source, |deframer, sink| deframer.finish(sink), Case::UpstreamIncomplete, out);
-            let Self { sources, composer, .. } = self;
-            if let Some(Source { decoder, .. }) = sources.get_mut(source) {
-                decoder.finish(&mut |event| composer.take(source, event, Case::UpstreamIncomplete, out));
+            let malformed = Case::UpstreamIncomplete;
+            let last = deframer.finish(|frame| {
+                *heard = true;
+                decoder.frame(frame, &mut |event| composer.take(source, event, malformed, out));
+            });
+            match last {
+                Ok(()) => decoder.finish(&mut |event| composer.take(source, event, malformed, out)),
+                Err(error) => composer.fail(unreadable(error), out),
             }
         }
-        self.composer.end_of_body(source, end == End::Closed, out);
+        composer.end_of_body(source, end == End::Closed, out);
     }
 
     /// The upstream was silent for too long: appends what is left to be said.
@@ -149,39 +171,15 @@ impl Transcoder {
     pub fn outcome(&self) -> Outcome {
         self.composer.outcome()
     }
+}
 
-    /// Runs bytes through deframer and decoder; a frame that the decoder cannot read counts as `malformed`.
-    fn pass(
-        &mut self,
-        source: usize,
-        deframe: impl FnOnce(&mut Deframer, &mut dyn FnMut(Frame<'_>) -> ControlFlow<()>) -> Result<(), FrameError>,
-        malformed: Case,
-        out: &mut Vec<u8>,
-    ) {
-        let Self { sources, composer, heard } = self;
-        let Some(Source { deframer, decoder }) = sources.get_mut(source) else { return };
-        let goes_on = |composer: &Composer| !composer.is_over() && composer.progress(source) == Progress::Open;
-        if !goes_on(composer) {
-            return;
+/// The stream cannot be read any further.
+fn unreadable(error: FrameError) -> ApiError {
+    match error {
+        FrameError::TooLong { .. } => {
+            ApiError::new(Case::UpstreamTooLong, "The upstream of this model sent an event that is too long.")
         }
-        let held = deframer.held();
-        let result = deframe(deframer, &mut |frame| {
-            *heard = true;
-            decoder.frame(frame, &mut |event| composer.take(source, event, malformed, out));
-            if goes_on(composer) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        // An upstream that sends a frame byte by byte is slow, and not silent.
-        *heard |= deframer.held() > held;
-        let error = match result {
-            Ok(()) => return,
-            Err(FrameError::TooLong { .. }) => {
-                ApiError::new(Case::UpstreamTooLong, "The upstream of this model sent an event that is too long.")
-            }
-            Err(FrameError::Corrupt) => {
-                ApiError::upstream("The stream of this model's upstream was damaged on its way.")
-            }
-        };
-        composer.fail(error, out);
+        FrameError::Corrupt => ApiError::upstream("The stream of this model's upstream was damaged on its way."),
     }
 }
 
