@@ -157,6 +157,10 @@ struct Decoder {
 }
 
 impl StreamDecoder for Decoder {
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
         read_frame(frame, events, |raw, events| {
             let names = ["type", "delta", "content_block", "message", "usage", "error"];

@@ -118,6 +118,10 @@ impl Dialect for Cohere {
 struct Decoder;
 
 impl StreamDecoder for Decoder {
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
         read_frame(frame, events, |raw, events| {
             let [kind, delta, message, error] = raw.fields(["type", "delta", "message", "error"]);

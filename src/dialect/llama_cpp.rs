@@ -168,6 +168,10 @@ impl<'a> Said<'a> {
 struct LlamaCppDecoder;
 
 impl StreamDecoder for LlamaCppDecoder {
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
         read_frame(frame, events, |raw, events| {
             let said = Said::read(raw);

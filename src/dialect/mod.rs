@@ -301,6 +301,12 @@ pub trait StreamDecoder: Debug {
     /// Tells what the next frame says.
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>));
 
+    /// Whether frames repeat: one that brought nothing but a text, and that as it stands in one of its JSON strings, would
+    /// have brought any other text in that string, unless it is empty, and either one leaves the decoder as it was.
+    fn repeats(&self) -> bool {
+        false
+    }
+
     /// Tells what there is to be told when the body has come to its end, and not by a connection that broke: what a
     /// decoder could not tell before, since more might have followed.
     fn finish(&mut self, _events: &mut dyn FnMut(Event<'_>)) {}

@@ -136,6 +136,10 @@ impl<'a> Line<'a> {
 struct OllamaDecoder;
 
 impl StreamDecoder for OllamaDecoder {
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
         read_frame(frame, events, |raw, events| {
             let line = Line::of(raw);

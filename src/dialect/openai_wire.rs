@@ -124,6 +124,10 @@ fn read<R>(data: &[u8], f: impl FnOnce(&Wire<'_>) -> R) -> Option<R> {
 pub(super) struct OpenAiDecoder;
 
 impl StreamDecoder for OpenAiDecoder {
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
         let data = frame.data.trim_ascii();
         if data == b"[DONE]" {

@@ -149,6 +149,10 @@ fn fault(status: u16, body: &[u8]) -> Fault {
 struct TgiDecoder;
 
 impl StreamDecoder for TgiDecoder {
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
         read_frame(frame, events, |raw, events| {
             let [token, top, text, details, error] =

@@ -205,6 +205,10 @@ impl<'a> Said<'a> {
 struct WorkersAiDecoder;
 
 impl StreamDecoder for WorkersAiDecoder {
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
         let is_own = Raw::read(frame.data, |raw| {
             let said = Said::read(raw);

@@ -90,6 +90,24 @@ impl Deframer {
         }
     }
 
+    /// The bytes from where the next frame begins, if none has begun: what comes depends on nothing before. In a framing
+    /// whose frames have checksums no two are alike, and none are looked for.
+    #[must_use]
+    pub fn frame_at<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        match self {
+            Self::Sse(sse) => sse.frame_at(bytes),
+            Self::Ndjson(ndjson) => ndjson.frame_at(bytes),
+            Self::EventStream(_) => None,
+        }
+    }
+
+    /// Takes a whole frame, from where it begins, without handing it on: somebody knows what it is.
+    pub fn pass_over(&mut self, frame: &[u8]) {
+        if let Self::Sse(sse) = self {
+            sse.pass_over(frame);
+        }
+    }
+
     /// How many bytes are held of what a frame will carry. While a frame comes slowly, they grow.
     #[must_use]
     pub fn held(&self) -> usize {

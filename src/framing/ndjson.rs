@@ -60,6 +60,12 @@ impl NdjsonDeframer {
         }
     }
 
+    /// These bytes, if a line begins with them.
+    #[must_use]
+    pub fn frame_at<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        (!self.at_start && self.line.is_empty()).then_some(bytes)
+    }
+
     /// How many bytes are held of a line that has begun; white space alone begins none.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -110,6 +110,20 @@ impl SseDeframer {
         Ok(())
     }
 
+    /// The bytes from where the next event begins, if none has begun.
+    #[must_use]
+    pub fn frame_at<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        if self.at_start || self.has_data || !self.line.is_empty() || !self.event.is_empty() {
+            return None;
+        }
+        Some(if self.after_cr { bytes.strip_prefix(b"\n").unwrap_or(bytes) } else { bytes })
+    }
+
+    /// Takes a whole event, from where it begins, without handing it on.
+    pub fn pass_over(&mut self, event: &[u8]) {
+        self.after_cr = event.ends_with(b"\r");
+    }
+
     /// How many bytes are held of an event's data: of an event that comes slowly, ever more. Comments are none.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -5,6 +5,7 @@
 //! the end mark is written nothing is written any more. [`gather`] does the same for answers that do not stream.
 
 mod composer;
+mod learned;
 mod stop;
 mod tally;
 
@@ -16,6 +17,7 @@ use crate::framing::{Deframer, FrameError};
 
 pub use composer::Progress;
 use composer::{Composer, Output};
+use learned::Learned;
 
 /// How the upstream's body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,7 @@ pub struct Transcoder {
 struct Source {
     deframer: Deframer,
     decoder: Box<dyn StreamDecoder>,
+    learned: Learned,
 }
 
 impl Transcoder {
@@ -71,8 +74,11 @@ impl Transcoder {
     #[must_use]
     pub fn new(dialect: &dyn Dialect, writer: ChunkWriter, redactor: Redactor, plan: Plan) -> Self {
         let Plan { shares, wants_logprobs, max_event_bytes } = plan;
-        let source =
-            |_: &Share| Source { deframer: dialect.framing().deframer(max_event_bytes), decoder: dialect.decoder() };
+        let source = |_: &Share| {
+            let decoder = dialect.decoder();
+            let learned = Learned::new(max_event_bytes, decoder.repeats());
+            Source { deframer: dialect.framing().deframer(max_event_bytes), decoder, learned }
+        };
         Self {
             sources: shares.iter().map(source).collect(),
             composer: Composer::new(Output::Chunks(writer), redactor, wants_logprobs, shares),
@@ -83,15 +89,31 @@ impl Transcoder {
     /// Takes the next bytes of a source, and appends to `out` what they make.
     pub fn feed(&mut self, source: usize, bytes: &[u8], out: &mut Vec<u8>) {
         let Self { sources, composer, heard } = self;
-        let Some(Source { deframer, decoder }) = sources.get_mut(source) else { return };
+        let Some(Source { deframer, decoder, learned }) = sources.get_mut(source) else { return };
         let (held, mut rest) = (deframer.held(), bytes);
-        while composer.listens(source) {
+        while !rest.is_empty() && composer.listens(source) {
+            let frame_at = deframer.frame_at(rest);
+            if let Some((frame, index, text, after)) = frame_at.and_then(|bytes| learned.recognise(bytes)) {
+                *heard = true;
+                deframer.pass_over(frame);
+                let event = Event::Delta { index, text, logprobs: None, finish_reason: None };
+                composer.take(source, event, Case::UpstreamError, out);
+                rest = after;
+                continue;
+            }
+            let mut lesson = learned.lesson(frame_at);
             let next = deframer.next_frame(rest, |frame| {
                 *heard = true;
-                decoder.frame(frame, &mut |event| composer.take(source, event, Case::UpstreamError, out));
+                decoder.frame(frame, &mut |event| {
+                    lesson.hear(&event);
+                    composer.take(source, event, Case::UpstreamError, out);
+                });
             });
             match next {
-                Ok(Some(after)) => rest = after,
+                Ok(Some(after)) => {
+                    learned.learn(lesson, after);
+                    rest = after;
+                }
                 Ok(None) => break,
                 Err(error) => composer.fail(unreadable(error), out),
             }
@@ -108,7 +130,7 @@ impl Transcoder {
     /// The body of a source has ended: appends what is left to be said. Safe to call twice.
     pub fn finish(&mut self, source: usize, end: End, out: &mut Vec<u8>) {
         let Self { sources, composer, heard } = self;
-        if let Some(Source { deframer, decoder }) = sources.get_mut(source)
+        if let Some(Source { deframer, decoder, .. }) = sources.get_mut(source)
             && end == End::Closed
             && composer.listens(source)
         {
