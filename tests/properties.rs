@@ -82,26 +82,68 @@ fn recordings(dialect: DialectName) -> Vec<Vec<u8>> {
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
+/// The recordings of all dialects.
+fn every_recording() -> Vec<(DialectName, Vec<u8>)> {
+    let of = |&dialect: &DialectName| recordings(dialect).into_iter().map(move |recording| (dialect, recording));
+    DialectName::ALL.iter().flat_map(of).collect()
+}
+
 /// A dialect with a recording of it, damaged in a few places.
 fn damaged_recording() -> impl Strategy<Value = (DialectName, Vec<u8>)> {
-    let all: Vec<(DialectName, Vec<u8>)> = DialectName::ALL
-        .iter()
-        .flat_map(|&dialect| recordings(dialect).into_iter().map(move |recording| (dialect, recording)))
-        .collect();
     let damage = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..4_u8, any::<u8>());
-    (prop::sample::select(all), prop::collection::vec(damage, 0..4)).prop_map(|((dialect, mut stream), damages)| {
-        for (from, to, kind, byte) in damages {
-            let (from, to) = (from.index(stream.len() + 1), to.index(stream.len() + 1));
-            let range = from.min(to)..from.max(to);
-            match kind {
-                0 => drop(stream.drain(range)),
-                1 => stream.extend_from_within(range),
-                2 => stream.insert(from, byte),
-                _ => stream.get_mut(from).into_iter().for_each(|place| *place ^= byte),
+    (prop::sample::select(every_recording()), prop::collection::vec(damage, 0..4)).prop_map(
+        |((dialect, mut stream), damages)| {
+            for (from, to, kind, byte) in damages {
+                let (from, to) = (from.index(stream.len() + 1), to.index(stream.len() + 1));
+                let range = from.min(to)..from.max(to);
+                match kind {
+                    0 => drop(stream.drain(range)),
+                    1 => stream.extend_from_within(range),
+                    2 => stream.insert(from, byte),
+                    _ => stream.get_mut(from).into_iter().for_each(|place| *place ^= byte),
+                }
             }
-        }
-        (dialect, stream)
-    })
+            (dialect, stream)
+        },
+    )
+}
+
+/// A dialect with a recording of it in which one event comes again and again, and in it one string, each time with
+/// something else in its place.
+fn repeating_recording() -> impl Strategy<Value = (DialectName, Vec<u8>)> {
+    let texts = "[a-z é😀\u{2028}]{1,12}".prop_map(String::into_bytes);
+    let escapes = [r"\n", r#"\"#, r"\", r"\u00e9x", r"\ud83d\ude00", r"\ud83d"].map(Vec::from);
+    let odd = [&b""[..], b"\"", b"\",\"a\":\"", b"\n", b"\r", b"\x01", b"\xff", b"[DONE]", b"error"].map(Vec::from);
+    let content = prop_oneof![
+        6 => texts,
+        2 => prop::sample::select(escapes.to_vec()),
+        1 => prop::sample::select(odd.to_vec()),
+        1 => Just(vec![b'x'; 5000]),
+    ];
+    let contents = prop::collection::vec(content, 1..8);
+    (prop::sample::select(every_recording()), any::<prop::sample::Index>(), contents)
+        .prop_map(|((dialect, recording), string, contents)| (dialect, repeat(&recording, string, &contents)))
+}
+
+/// The recording with an event repeated for each of the contents, which stand where one of its strings stood.
+fn repeat(recording: &[u8], string: prop::sample::Index, contents: &[Vec<u8>]) -> Vec<u8> {
+    let quotes: Vec<usize> = (0..recording.len()).filter(|&at| recording[at] == b'"').collect();
+    let mut ends = [&b"\r\n\r\n"[..], b"\n\n", b"\n"].into_iter();
+    let end = ends.find(|end| recording.windows(end.len()).any(|part| part == *end));
+    let (Some(end), 2..) = (end, quotes.len()) else { return recording.to_vec() };
+    // What lies between two quotes is a string, or as good a place as any other.
+    let open = string.index(quotes.len() - 1);
+    let (open, close) = (quotes[open], quotes[open + 1]);
+    let find = |part: &[u8]| part == end;
+    let begin = recording[..open].windows(end.len()).rposition(find).map_or(0, |at| at + end.len());
+    let after = recording[close..].windows(end.len()).position(find);
+    let after = after.map_or(recording.len(), |at| close + at + end.len());
+    let mut stream = recording[..after].to_vec();
+    for content in contents {
+        stream.extend([&recording[begin..=open], content, &recording[close..after]].concat());
+    }
+    stream.extend_from_slice(&recording[after..]);
+    stream
 }
 
 /// The pieces of `bytes` between these cuts, in whatever order they are given.
@@ -211,6 +253,15 @@ proptest! {
         Task { choices: 1, echo, stops, ..Task::of(dialect) }.check_any_split(&stream, &cuts, end)?;
     }
 
+    /// Byte by byte, no event is ever told by its bytes alone: it lies in no piece whole.
+    #[test]
+    fn events_that_repeat_give_what_reading_each_would_give(
+        (dialect, stream) in repeating_recording(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        Task { choices: 1, ..Task::of(dialect) }.check_any_split(&stream, &cuts, End::Closed)?;
+    }
+
     #[test]
     fn arbitrary_bytes_end_in_an_error(stream in prop::collection::vec(any::<u8>(), 0..2000)) {
         for &dialect in DialectName::ALL {
@@ -252,13 +303,7 @@ fn complete_recordings() -> Vec<(DialectName, Vec<u8>)> {
         let task = Task { choices: 1, ..Task::of(dialect) };
         task.run(std::iter::once(&stream[..]), End::Closed).1.failure.is_none()
     };
-    let of = |&dialect: &DialectName| {
-        recordings(dialect)
-            .into_iter()
-            .filter(move |stream| complete(dialect, stream))
-            .map(move |stream| (dialect, stream))
-    };
-    DialectName::ALL.iter().flat_map(of).collect()
+    every_recording().into_iter().filter(|(dialect, stream)| complete(*dialect, stream)).collect()
 }
 
 /// The text of each choice of a stream of ours, with its finish reason.

@@ -14,7 +14,7 @@ use super::{BOM, Frame, FrameError};
 ///
 /// Invariants: `line` holds no line end; `data` and `event` belong to the event that is being read; `line.len()` and
 /// `data.len()` are at most `limit`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SseDeframer {
     limit: usize,
     /// The beginning of a line whose end has not come yet.
@@ -332,6 +332,33 @@ mod tests {
         let mut deframer = SseDeframer::new(64);
         let rest = deframer.next_frame(b"data: 1\n\ndata: 2\n\n", |frame| assert_eq!(frame.data, b"1"));
         assert_eq!(rest, Ok(Some(&b"data: 2\n\n"[..])));
+    }
+
+    #[test]
+    fn passing_over_an_event_is_reading_it() {
+        for end in ["\n\n", "\r\n\r\n", "\r\r"] {
+            let [first, event] = ["data: 1", "event: x\ndata: 2"].map(|event| format!("{event}{end}"));
+            let stream = [first, event.clone(), event].concat();
+            let mut deframer = SseDeframer::new(64);
+            assert_eq!(deframer.frame_at(stream.as_bytes()), None, "a byte order mark may come");
+            let rest = deframer.next_frame(stream.as_bytes(), |_| ()).unwrap().unwrap();
+            let (second, mut other) = (deframer.frame_at(rest).unwrap(), deframer.clone());
+            let rest = deframer.next_frame(rest, |frame| assert_eq!(frame.data, b"2")).unwrap().unwrap();
+            other.pass_over(&second[..second.len() - rest.len()]);
+            assert_eq!(format!("{deframer:?}"), format!("{other:?}"));
+            assert!(deframer.frame_at(rest).unwrap().starts_with(b"event"));
+        }
+    }
+
+    #[test]
+    fn no_event_begins_within_another() {
+        for begun in ["d", "data: a", "data: a\n", "event: x\n", "event"] {
+            let mut deframer = SseDeframer::new(64);
+            deframer.next_frame(b":\n\n", |_| ()).unwrap();
+            assert_eq!(deframer.frame_at(b"x"), Some(&b"x"[..]));
+            deframer.next_frame(begun.as_bytes(), |_| ()).unwrap();
+            assert_eq!(deframer.frame_at(b"x"), None, "{begun}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::framing::{Deframer, FrameError};
 
 pub use composer::Progress;
 use composer::{Composer, Output};
-use learned::Learned;
+use learned::{Learned, Repeat};
 
 /// How the upstream's body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,10 +93,10 @@ impl Transcoder {
         let (held, mut rest) = (deframer.held(), bytes);
         while !rest.is_empty() && composer.listens(source) {
             let frame_at = deframer.frame_at(rest);
-            if let Some((frame, index, text, after)) = frame_at.and_then(|bytes| learned.recognise(bytes)) {
+            if let Some(Repeat { event, after, index, text }) = frame_at.and_then(|bytes| learned.recognise(bytes)) {
                 *heard = true;
-                deframer.pass_over(frame);
-                let event = Event::Delta { index, text, logprobs: None, finish_reason: None };
+                deframer.pass_over(event);
+                let event = Event::Delta { index, text: &text, logprobs: None, finish_reason: None };
                 composer.take(source, event, Case::UpstreamError, out);
                 rest = after;
                 continue;
