@@ -34,6 +34,8 @@ fuzz_target!(|input: &[u8]| {
     let [dialect, length, choice, stream @ ..] = input else { return };
     let whole = run(*dialect, *choice, std::iter::once(stream));
     assert_eq!(whole, run(*dialect, *choice, stream.chunks(usize::from(*length).max(1))));
+    // No event lies whole in a piece of one byte, so that each is read in full and none told by its bytes.
+    assert_eq!(whole, run(*dialect, *choice, stream.chunks(1)));
     let text = std::str::from_utf8(&whole.0).expect("what goes out is UTF-8");
     assert!(
         text.ends_with("data: [DONE]\n\n") && text.split_terminator("\n\n").all(|event| event.starts_with("data: "))

@@ -336,9 +336,10 @@ mod tests {
 
     #[test]
     fn passing_over_an_event_is_reading_it() {
-        for end in ["\n\n", "\r\n\r\n", "\r\r"] {
-            let [first, event] = ["data: 1", "event: x\ndata: 2"].map(|event| format!("{event}{end}"));
-            let stream = [first, event.clone(), event].concat();
+        let ends = ["\n\n", "\r\n\r\n", "\r\r"];
+        for (first_end, end) in ends.iter().flat_map(|first| ends.map(|end| (first, end))) {
+            let event = format!("event: x\ndata: 2{end}");
+            let stream = format!("data: 1{first_end}{event}{event}");
             let mut deframer = SseDeframer::new(64);
             assert_eq!(deframer.frame_at(stream.as_bytes()), None, "a byte order mark may come");
             let rest = deframer.next_frame(stream.as_bytes(), |_| ()).unwrap().unwrap();
