@@ -370,11 +370,8 @@ impl Store for Journal {
         self.0.borrow_mut().push(written.clone());
         Ok(())
     }
-    fn write_snapshot(&mut self, _: u64, _: &Ledger) -> Result<(), String> {
+    fn checkpoint(&mut self, _: u64, _: &Ledger, _: &[UsageRow]) -> Result<(), String> {
         Err("there are none".to_owned())
-    }
-    fn add_usage(&mut self, _: &[UsageRow]) -> Result<(), String> {
-        Ok(())
     }
     fn usage(&self, _: &str, _: &str) -> Result<Vec<UsageRow>, String> {
         Ok(Vec::new())

@@ -5,6 +5,7 @@ mod glue;
 mod ledger;
 mod platform;
 mod pump;
+mod store;
 
 use std::cell::RefCell;
 use std::rc::Rc;

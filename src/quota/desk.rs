@@ -37,7 +37,7 @@ pub struct StoredRecord {
     pub next_write_ms: u64,
 }
 
-/// Where a desk writes things down. What one call writes is kept whole or not at all.
+/// Where a desk writes things down. What a method writes is kept whole or not at all.
 pub trait Store {
     /// The last whole state and the number of the last entry in it.
     fn snapshot(&self) -> Result<Option<(u64, Ledger)>, String>;
@@ -45,10 +45,8 @@ pub trait Store {
     fn journal_after(&self, seq: u64) -> Result<Vec<Written>, String>;
     /// Writes an entry into the slot `seq % JOURNAL_SLOTS`.
     fn append(&mut self, written: &Written) -> Result<(), String>;
-    /// Writes the whole state, up to entry `seq`.
-    fn write_snapshot(&mut self, seq: u64, ledger: &Ledger) -> Result<(), String>;
-    /// Adds to the counts of usage.
-    fn add_usage(&mut self, rows: &[UsageRow]) -> Result<(), String>;
+    /// Writes the whole state, up to entry `seq`, and adds to the counts of usage: both or neither.
+    fn checkpoint(&mut self, seq: u64, ledger: &Ledger, usage: &[UsageRow]) -> Result<(), String>;
     /// The counts from one day to another.
     fn usage(&self, from: &str, to: &str) -> Result<Vec<UsageRow>, String>;
     /// One record.
@@ -82,8 +80,8 @@ impl<S: Store> Desk<S> {
         Ok(Self { store, ledger, seq, snapshot_seq, has_unsaved_refusals: false })
     }
 
-    /// Answers a call. An error is the store's; what it could not write down has not happened as far as the caller
-    /// knows, and the desk has to be opened anew.
+    /// Answers a call. An error is the store's: the caller does not know whether it has happened, may ask again, and the
+    /// desk has to be opened anew.
     pub fn answer(&mut self, call: Call, now_ms: u64) -> Result<Reply, String> {
         // What has run out is gone before anything is asked, and what is written down has the ledger's own time.
         let now_ms = self.ledger.expire(now_ms);
@@ -182,10 +180,7 @@ impl<S: Store> Desk<S> {
         self.ledger.compact(now_ms);
         let usage = self.ledger.take_usage();
         let rows: Vec<UsageRow> = usage.into_iter().map(|(by, counts)| UsageRow { by, counts }).collect();
-        if !rows.is_empty() {
-            self.store.add_usage(&rows)?;
-        }
-        self.store.write_snapshot(self.seq, &self.ledger)?;
+        self.store.checkpoint(self.seq, &self.ledger, &rows)?;
         self.snapshot_seq = self.seq;
         self.has_unsaved_refusals = false;
         Ok(())

@@ -160,14 +160,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn write_snapshot(&mut self, seq: u64, ledger: &Ledger) -> Result<(), String> {
+    fn checkpoint(&mut self, seq: u64, ledger: &Ledger, usage: &[UsageRow]) -> Result<(), String> {
         self.snapshot = Some((seq, serde_json::to_string(ledger).unwrap()));
         self.rows_written += 1;
-        Ok(())
-    }
-
-    fn add_usage(&mut self, rows: &[UsageRow]) -> Result<(), String> {
-        for UsageRow { by, counts } in rows {
+        for UsageRow { by, counts } in usage {
             let sum = self.usage.entry(by.clone()).or_default();
             sum.requests += counts.requests;
             sum.prompt_tokens += counts.prompt_tokens;
