@@ -6,6 +6,7 @@ mod ledger;
 mod platform;
 mod pump;
 mod store;
+mod tend;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -81,12 +81,12 @@ impl SqlStore {
     fn add_usage(&self, UsageRow { by, counts }: &UsageRow) -> Result<(), String> {
         let UsageCounts { requests, prompt_tokens, completion_tokens, estimated, refused, errors } = *counts;
         let mut bindings = [&by.day, &by.key, &by.model].map(JsValue::from).to_vec();
-        bindings.extend([requests, prompt_tokens, completion_tokens, estimated, refused, errors].map(integer));
-        let query = "INSERT INTO usage_1 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-            requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-            completion_tokens = completion_tokens + excluded.completion_tokens,
-            estimated = estimated + excluded.estimated, refused = refused + excluded.refused,
-            errors = errors + excluded.errors";
+        bindings.extend([requests, prompt_tokens, completion_tokens, estimated, errors].map(integer));
+        bindings.push(signed(refused));
+        // A restart forgets refusals that were not stored yet, and not those that are taken back.
+        let query = "INSERT INTO usage_1 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, max(0, ?9), ?8) ON CONFLICT DO UPDATE SET
+            requests = requests + ?4, prompt_tokens = prompt_tokens + ?5, completion_tokens = completion_tokens + ?6,
+            estimated = estimated + ?7, refused = max(0, refused + ?9), errors = errors + ?8";
         self.rows(query, &bindings).map(drop)
     }
 }
@@ -99,6 +99,11 @@ pub(super) fn number(value: u64) -> f64 {
 
 fn integer(value: u64) -> JsValue {
     number(value).into()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+fn signed(value: i64) -> JsValue {
+    (value as f64).into()
 }
 
 fn integer_at(row: &Row, column: u32) -> u64 {
@@ -164,7 +169,7 @@ impl Store for SqlStore {
                     prompt_tokens: count(4),
                     completion_tokens: count(5),
                     estimated: count(6),
-                    refused: count(7),
+                    refused: i64::try_from(count(7)).unwrap_or(i64::MAX),
                     errors: count(8),
                 },
             }

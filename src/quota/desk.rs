@@ -6,7 +6,7 @@
 
 use super::call::{Call, Expect, Record, Refusal, Reply, UsageRow};
 use super::ledger::Ledger;
-use super::operation::{Decision, Entry};
+use super::operation::{Decision, Entry, Report, Reserve};
 
 /// Entries that the journal holds before they are written over.
 pub const JOURNAL_SLOTS: u64 = 256;
@@ -86,22 +86,14 @@ impl<S: Store> Desk<S> {
         // What has run out is gone before anything is asked, and what is written down has the ledger's own time.
         let now_ms = self.ledger.expire(now_ms);
         match call {
-            Call::Reserve(request) => {
-                let limits = (request.tenant_limits, request.key_limits);
-                let (key, known) = (request.key.clone(), self.ledger.holds(&request.lease));
-                let refusal = match self.ledger.reserve(&request, now_ms) {
-                    Decision::Admitted => None,
-                    Decision::Denied(denial) => {
-                        self.has_unsaved_refusals = true;
-                        Some(Refusal::Limit(denial))
-                    }
-                    Decision::Revoked => Some(Refusal::Revoked),
-                };
-                if refusal.is_none() && !known {
-                    self.write(Entry::Reserve(request), now_ms)?;
-                }
-                let standings = self.ledger.standings(&key, limits.0, limits.1, now_ms);
-                Ok(Reply::Decided { refusal, standings })
+            Call::Reserve(request) => self.reserve(request, now_ms),
+            Call::ReportAndReserve(reports, request) => {
+                self.report(reports, now_ms)?;
+                self.reserve(request, now_ms)
+            }
+            Call::Report(reports) => {
+                self.report(reports, now_ms)?;
+                Ok(Reply::Done)
             }
             Call::Settle(settle) => {
                 if self.ledger.settle(&settle, now_ms) {
@@ -121,7 +113,7 @@ impl<S: Store> Desk<S> {
                 Ok(Reply::Done)
             }
             Call::Standings { key, .. } if self.ledger.is_revoked(&key) => {
-                Ok(Reply::Decided { refusal: Some(Refusal::Revoked), standings: Vec::new() })
+                Ok(Reply::Decided { refusal: Some(Refusal::Revoked), standings: Vec::new(), spare: 0 })
             }
             Call::Standings { key, tenant_limits, key_limits } => {
                 let standings = self.ledger.standings(&key, tenant_limits, key_limits, now_ms);
@@ -160,6 +152,33 @@ impl<S: Store> Desk<S> {
     /// Where it writes things down.
     pub fn store(&self) -> &S {
         &self.store
+    }
+
+    fn reserve(&mut self, request: Reserve, now_ms: u64) -> Result<Reply, String> {
+        let limits = (request.tenant_limits, request.key_limits);
+        let (key, known) = (request.key.clone(), self.ledger.holds(&request.lease));
+        let (refusal, spare) = match self.ledger.reserve(&request, now_ms) {
+            Decision::Admitted { spare } => (None, spare),
+            Decision::Denied(denial) => {
+                self.has_unsaved_refusals = true;
+                (Some(Refusal::Limit(denial)), 0)
+            }
+            Decision::Revoked => (Some(Refusal::Revoked), 0),
+        };
+        if refusal.is_none() && !known {
+            self.write(Entry::Reserve(Reserve { spare, ..request }), now_ms)?;
+        }
+        let standings = self.ledger.standings(&key, limits.0, limits.1, now_ms);
+        Ok(Reply::Decided { refusal, standings, spare })
+    }
+
+    fn report(&mut self, reports: Vec<Report>, now_ms: u64) -> Result<(), String> {
+        for report in reports {
+            if self.ledger.report(&report, now_ms) {
+                self.write(Entry::Report(report), now_ms)?;
+            }
+        }
+        Ok(())
     }
 
     fn write(&mut self, entry: Entry, now_ms: u64) -> Result<(), String> {

@@ -235,7 +235,7 @@ impl World {
         let mut twin = self.twin.clone();
         assert_eq!(twin.reserve(request, now_ms), decision, "what was refused left a trace");
         match (verdict, decision) {
-            (Verdict::Admitted, Decision::Admitted) => {
+            (Verdict::Admitted, Decision::Admitted { .. }) => {
                 self.twin = twin;
                 if !known {
                     self.write(&Entry::Reserve(request.clone()));
@@ -265,10 +265,10 @@ impl World {
             assert!(matches!(after(400 * DAY_MS), Decision::Denied(_)), "{denial:?}");
             return;
         };
-        assert_eq!(alone, Decision::Admitted, "{denial:?}");
+        assert_eq!(alone, Decision::Admitted { spare: 0 }, "{denial:?}");
         assert!(wait_ms > 0);
         match after(wait_ms) {
-            Decision::Admitted => {}
+            Decision::Admitted { .. } => {}
             // How long a place is taken is a guess.
             Decision::Denied(denial) if no_place => assert_eq!(denial.dimension, Dimension::ConcurrentRequests),
             decision => panic!("after {wait_ms} ms: {decision:?}"),
@@ -324,6 +324,7 @@ impl World {
                 tenant_limits: self.limits.tenant,
                 key_limits: self.limits.keys[key],
                 lease_ms,
+                spare: 0,
             }),
             Op::ReserveAgain { lease, key } => {
                 if let Some(request) = self.open_lease(lease) {
