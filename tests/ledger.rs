@@ -22,7 +22,7 @@ use completions_edge::quota::{
     StoredRecord, UsageCounts, UsageRow, Written,
 };
 use proptest::prelude::*;
-use world::{all_limits, limits, limits_per_minute, op, run};
+use world::{all_limits, limits, limits_per_minute, op, run, wide_limits};
 
 /// 2024-02-27 23:59:00 UTC: a day, a leap day and the end of a month come soon.
 const START_MS: u64 = 1_709_078_340_000;
@@ -33,7 +33,7 @@ proptest! {
 
     #[test]
     fn with_fixed_limits_it_does_what_the_oracle_says(
-        limits in prop_oneof![all_limits(limits()), all_limits(limits_per_minute())],
+        limits in prop_oneof![all_limits(limits()), all_limits(limits_per_minute()), all_limits(wide_limits())],
         ops in prop::collection::vec(op(false), 1..80),
     ) {
         run(&[limits], &ops);
@@ -44,6 +44,7 @@ proptest! {
         choices in prop_oneof![
             prop::collection::vec(all_limits(limits()), 2..4),
             prop::collection::vec(all_limits(limits_per_minute()), 2..4),
+            prop::collection::vec(all_limits(wide_limits()), 2..4),
         ],
         ops in prop::collection::vec(op(true), 1..80),
     ) {
