@@ -178,6 +178,9 @@ impl Key {
             return 0;
         }
         let lasting_ms = now_ms.saturating_add(ask.slice_ms / 4);
+        if ask.until_ms(now_ms) <= lasting_ms {
+            return 0;
+        }
         let lasting =
             self.live(now_ms).iter().filter(|slice| slice.limits == ask.limits && slice.until_ms > lasting_ms);
         let (left, size) = lasting.fold((0_u64, 0_u64), |(left, size), slice| {
@@ -219,6 +222,11 @@ impl Key {
 }
 
 impl Ask<'_> {
+    /// Until when a slice is spent that is asked for now: what it holds is counted on the day on which it was reserved.
+    fn until_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add(self.slice_ms).min(end_of_day_ms(day_of(now_ms)))
+    }
+
     fn spent(&self, lease: &str) -> Spent {
         Spent {
             tenant: self.tenant.to_owned(),
@@ -284,9 +292,8 @@ impl Slices {
             Some(Refusal::Limit(_)) => key.spend(ask, true, now_ms),
             None if spare == 0 => None,
             None => {
-                // What it holds is counted on the day on which it was reserved. The clock begins with the question: the
-                // ledger has not reserved it earlier.
-                let until_ms = asking.asked_ms.saturating_add(ask.slice_ms).min(end_of_day_ms(day_of(asking.asked_ms)));
+                // The clock begins with the question: the ledger has not reserved it earlier.
+                let until_ms = ask.until_ms(asking.asked_ms);
                 let slice = Slice::new(lease, ask.limits, spare, ask.tokens, until_ms, ask.slice_ms);
                 let at = key.slices.partition_point(|other| other.until_ms <= until_ms);
                 key.slices.insert(at, slice);
@@ -377,6 +384,12 @@ impl Slices {
             return Tend::Wait(wake_ms.saturating_sub(now_ms));
         }
         Tend::Report(owner.reports(now_ms))
+    }
+
+    /// How many keys are remembered.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.keys
     }
 
     fn key_mut(&mut self, tenant: &str, key: &str) -> Option<&mut Key> {

@@ -128,7 +128,7 @@ pub struct World {
 }
 
 /// A ledger's store in maps.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     pub snapshot: Option<(u64, String)>,
     pub journal: BTreeMap<u64, String>,
