@@ -186,7 +186,7 @@ fn somebody_else_tends_where_a_tender_died() {
     let mut world = busy(Limits::default());
     world.isolates[0].tending.clear();
     assert!(world.isolates[0].slices.begin_tending(TENANT, world.now_ms).is_none(), "it is believed to be there");
-    world.now_ms += 10_000;
+    world.now_ms += 6000;
     world.begin_tending(0);
     world.check_books();
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
-use super::lease::{Known, Largest};
+use super::lease::{Known, PerMinute};
 use super::limits::{Dimension, Limits, Owner};
 use super::operation::{Denial, Standing, WindowUse};
 use super::window::Window;
@@ -101,9 +101,9 @@ impl Account {
         }
     }
 
-    /// The limits of the last admission: requests and tokens.
-    pub(super) fn per_minute(&self) -> (Option<u64>, Option<u64>) {
-        (self.requests.limit(), self.tokens.limit())
+    /// The limits of the last admission.
+    pub(super) fn per_minute(&self) -> PerMinute {
+        PerMinute { requests: self.requests.limit(), tokens: self.tokens.limit() }
     }
 
     /// How many of `wanted` requests may be promised at once with one that is admitted.
@@ -126,17 +126,17 @@ impl Account {
     }
 
     /// Replaces an estimate by the truth, where it was taken.
-    pub(super) fn settle(&mut self, known: &Known, largest: Largest, now_ms: u64) {
+    pub(super) fn settle(&mut self, known: &Known, largest: PerMinute, now_ms: u64) {
         *self = self.at(now_ms);
         let Known { reserved_ms, estimate, actual, requests, unspent_requests } = *known;
         let (day, age_ms) = (day_of(reserved_ms), now_ms.saturating_sub(reserved_ms));
         self.day.settle(day, estimate, actual, unspent_requests);
         self.month.settle(month_of(day), estimate, actual, unspent_requests);
-        if let Some(tpm) = largest.tpm {
-            self.tokens.settle(tpm, estimate, actual, age_ms, now_ms);
+        if let Some(most) = largest.tokens {
+            self.tokens.settle(most, estimate, actual, age_ms, now_ms);
         }
-        if let Some(rpm) = largest.rpm.filter(|_| unspent_requests > 0) {
-            self.requests.settle(rpm, unspent_requests, 0, age_ms, now_ms);
+        if let Some(most) = largest.requests.filter(|_| unspent_requests > 0) {
+            self.requests.settle(most, unspent_requests, 0, age_ms, now_ms);
         }
         self.close(requests);
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::Owner;
+use super::limits::{Limits, Owner};
 use super::operation::{Report, Totals, UsageCounts};
 
 /// A promise.
@@ -48,12 +48,17 @@ pub(super) struct Known {
     pub unspent_requests: u64,
 }
 
-/// The largest limits of an account's buckets since a promise was made; none where there was a time without one, and
-/// nothing of it is in the bucket.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Largest {
-    pub rpm: Option<u64>,
-    pub tpm: Option<u64>,
+/// The limits of an account's buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PerMinute {
+    pub requests: Option<u64>,
+    pub tokens: Option<u64>,
+}
+
+impl From<Limits> for PerMinute {
+    fn from(limits: Limits) -> Self {
+        Self { requests: limits.requests_per_minute, tokens: limits.tokens_per_minute }
+    }
 }
 
 /// Keeps the larger limit, or none if either is none.
@@ -89,24 +94,26 @@ impl Lease {
         }
     }
 
-    /// Limits of the account's buckets that hold from now on, beside those that held until now.
-    pub(super) fn enlarge(&mut self, owner: Owner, rpm: Option<u64>, tpm: Option<u64>) {
-        let (largest_tpm, largest_rpm) = match owner {
+    /// From now on the owner's buckets have these limits, beside those that they had since the promise was made.
+    pub(super) fn enlarge(&mut self, owner: Owner, limits: PerMinute) {
+        let (tokens, requests) = match owner {
             Owner::Tenant => (&mut self.tenant_tpm, self.slice.as_mut().map(|slice| &mut slice.tenant_rpm)),
             Owner::Key => (&mut self.key_tpm, self.slice.as_mut().map(|slice| &mut slice.key_rpm)),
         };
-        enlarge(largest_tpm, tpm);
-        if let Some(largest_rpm) = largest_rpm {
-            enlarge(largest_rpm, rpm);
+        enlarge(tokens, limits.tokens);
+        if let Some(requests) = requests {
+            enlarge(requests, limits.requests);
         }
     }
 
-    pub(super) fn largest(&self, owner: Owner) -> Largest {
+    /// The largest limits of the owner's buckets since the promise was made.
+    pub(super) fn largest(&self, owner: Owner) -> PerMinute {
         let slice = self.slice.as_ref();
-        match owner {
-            Owner::Tenant => Largest { rpm: slice.and_then(|slice| slice.tenant_rpm), tpm: self.tenant_tpm },
-            Owner::Key => Largest { rpm: slice.and_then(|slice| slice.key_rpm), tpm: self.key_tpm },
-        }
+        let (tokens, requests) = match owner {
+            Owner::Tenant => (self.tenant_tpm, slice.and_then(|slice| slice.tenant_rpm)),
+            Owner::Key => (self.key_tpm, slice.and_then(|slice| slice.key_rpm)),
+        };
+        PerMinute { requests, tokens }
     }
 
     /// Takes what a newer report knows more of a slice; `None` if it is not newer, or this is none. Nothing is given back

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::account::{Account, patience};
-use super::lease::{Known, Lease, Slice};
+use super::lease::{Known, Lease, PerMinute, Slice};
 use super::limits::{Limits, MAX_LIMIT, Owner};
 use super::operation::{Decision, Entry, Report, Reserve, Settle, Standing, Totals, UsageCounts, UsageKey, WindowUse};
 use crate::date::{date, day_of};
@@ -69,23 +69,22 @@ impl Ledger {
     fn promise(&mut self, request: &Reserve, spare: u64, now_ms: u64) {
         let requests = spare.saturating_add(1);
         let tokens = request.tokens().saturating_mul(requests);
-        let (tenant_tpm, key_tpm) = (request.tenant_limits.tokens_per_minute, request.key_limits.tokens_per_minute);
-        let (tenant_rpm, key_rpm) = (request.tenant_limits.requests_per_minute, request.key_limits.requests_per_minute);
+        let [of_tenant, of_key] = [request.tenant_limits, request.key_limits].map(PerMinute::from);
         let key = self.keys.entry(request.key.clone()).or_default();
-        if self.tenant.per_minute() != (tenant_rpm, tenant_tpm) {
-            self.leases.values_mut().for_each(|lease| lease.enlarge(Owner::Tenant, tenant_rpm, tenant_tpm));
+        if self.tenant.per_minute() != of_tenant {
+            self.leases.values_mut().for_each(|lease| lease.enlarge(Owner::Tenant, of_tenant));
         }
-        if key.per_minute() != (key_rpm, key_tpm) {
+        if key.per_minute() != of_key {
             let leases = self.leases.values_mut().filter(|lease| lease.key == request.key);
-            leases.for_each(|lease| lease.enlarge(Owner::Key, key_rpm, key_tpm));
+            leases.for_each(|lease| lease.enlarge(Owner::Key, of_key));
         }
         self.tenant.take(request.tenant_limits, requests, tokens, now_ms);
         key.take(request.key_limits, requests, tokens, now_ms);
         let slice = (spare > 0).then(|| Slice {
             open_requests: requests,
             open_tokens: tokens,
-            tenant_rpm,
-            key_rpm,
+            tenant_rpm: of_tenant.requests,
+            key_rpm: of_key.requests,
             seq: 0,
             totals: Totals::default(),
         });
@@ -96,8 +95,8 @@ impl Ledger {
             completion_tokens: request.completion_tokens,
             reserved_ms: now_ms,
             expires_ms: now_ms.saturating_add(request.lease_ms),
-            tenant_tpm,
-            key_tpm,
+            tenant_tpm: of_tenant.tokens,
+            key_tpm: of_key.tokens,
             slice,
         };
         self.will_expire(lease.expires_ms);

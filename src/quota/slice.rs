@@ -21,7 +21,7 @@ pub(super) struct Slice {
     /// How many requests it was for at first.
     pub size: u64,
     pub unspent_requests: u64,
-    unspent_tokens: u64,
+    pub unspent_tokens: u64,
     running: u64,
     totals: Totals,
     seq: u64,
@@ -59,15 +59,10 @@ impl Slice {
         }
     }
 
-    /// What is left of it, at a time: requests, tokens.
-    pub(super) fn left(&self, now_ms: u64) -> (u64, u64) {
-        if now_ms < self.until_ms { (self.unspent_requests, self.unspent_tokens) } else { (0, 0) }
-    }
-
-    /// Takes a request of so many tokens, if it holds one; `after_all` where the ledger has refused it.
-    pub(super) fn spend(&mut self, model: &str, tokens: u64, after_all: bool, now_ms: u64) -> bool {
-        let (requests, left) = self.left(now_ms);
-        if requests == 0 || left < tokens {
+    /// Takes a request of so many tokens, if it holds one; `after_all` where the ledger has refused it. Whoever calls has
+    /// looked at the time.
+    pub(super) fn spend(&mut self, model: &str, tokens: u64, after_all: bool) -> bool {
+        if self.unspent_requests == 0 || self.unspent_tokens < tokens {
             return false;
         }
         self.unspent_requests = self.unspent_requests.saturating_sub(1);

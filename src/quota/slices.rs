@@ -191,15 +191,14 @@ impl Key {
 
     fn spend(&mut self, ask: &Ask<'_>, after_all: bool, now_ms: u64) -> Option<Spent> {
         let mut fitting = self.live_mut(now_ms).iter_mut().filter(|slice| slice.limits == ask.limits);
-        let slice = fitting.find_map(|slice| slice.spend(ask.model, ask.tokens, after_all, now_ms).then_some(slice))?;
+        let slice = fitting.find_map(|slice| slice.spend(ask.model, ask.tokens, after_all).then_some(slice))?;
         Some(ask.spent(&slice.lease))
     }
 
     /// Where the limits stand, as if nothing had been reserved ahead.
     fn standings(&self, now_ms: u64) -> Vec<Standing> {
         let (requests, tokens) = self.live(now_ms).iter().fold((0_u64, 0_u64), |(requests, tokens), slice| {
-            let (more_requests, more_tokens) = slice.left(now_ms);
-            (requests.saturating_add(more_requests), tokens.saturating_add(more_tokens))
+            (requests.saturating_add(slice.unspent_requests), tokens.saturating_add(slice.unspent_tokens))
         });
         let past_ms = now_ms.saturating_sub(self.standings_ms);
         let as_of_now = |standing: &Standing| {

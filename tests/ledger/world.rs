@@ -451,25 +451,30 @@ impl World {
         self.ledger.expire(self.clock_ms);
     }
 
+    /// When the day ends, or the month: an unused account tells.
+    fn end_ms(&self, month: bool) -> u64 {
+        let limits = Limits { tokens_per_day: Some(1), tokens_per_month: Some(1), ..Limits::default() };
+        let mut oracle = self.oracle.clone();
+        oracle.pass(self.clock_ms);
+        let standings = oracle.standings("nobody", Limits::default(), limits);
+        oracle.now_ms + standings[usize::from(month)].reset_ms
+    }
+
     fn step(&mut self, op: &Op, number: usize, choices: &[AllLimits]) {
         match *op {
-            Op::Spend { slice, model, requests, actual, close, arrives } => {
-                if self.slices.is_empty() {
-                    return;
-                }
-                let at = slice.index(self.slices.len());
-                let report = self.slices[at].spend(MODELS[model], requests, actual, close);
+            Op::Spend { slice, model, requests, actual, close, arrives } if !self.slices.is_empty() => {
+                let slice = slice.index(self.slices.len());
+                let report = self.slices[slice].spend(MODELS[model], requests, actual, close);
                 self.reports.push(report.clone());
                 if arrives {
                     self.report(&report);
                 }
             }
-            Op::Arrive { report } => {
-                if !self.reports.is_empty() {
-                    let report = report.get(&self.reports).clone();
-                    self.report(&report);
-                }
+            Op::Arrive { report } if !self.reports.is_empty() => {
+                let report = report.get(&self.reports).clone();
+                self.report(&report);
             }
+            Op::Spend { .. } | Op::Arrive { .. } => {}
             Op::Reserve { key, model, prompt_tokens, completion_tokens, lease_ms, spare } => self.reserve(&Reserve {
                 lease: format!("lease-{number}"),
                 key: KEYS[key].to_owned(),
@@ -528,14 +533,7 @@ impl World {
                 self.write(&Entry::Revoke { key });
             }
             Op::Pass { ms } => self.clock_ms += ms,
-            Op::PassToEnd { month, off_by } => {
-                // An unused account tells when the windows end.
-                let limits = Limits { tokens_per_day: Some(1), tokens_per_month: Some(1), ..Limits::default() };
-                let mut oracle = self.oracle.clone();
-                oracle.pass(self.clock_ms);
-                let standings = oracle.standings("nobody", Limits::default(), limits);
-                self.clock_ms = oracle.now_ms + standings[usize::from(month)].reset_ms + off_by - 1;
-            }
+            Op::PassToEnd { month, off_by } => self.clock_ms = self.end_ms(month) + off_by - 1,
             Op::PassToExpiry { off_by } => {
                 self.clock_ms = self.oracle.next_expiry_ms().map_or(self.clock_ms, |at_ms| at_ms + off_by - 1);
             }

@@ -298,27 +298,27 @@ impl World {
             Op::Call { isolate, request, times } => {
                 for nth in 0..*times {
                     let waiting = &self.isolates[*isolate].waiting;
-                    if let Some(at) = pick(request, waiting) {
+                    if let Some(at) = pick(*request, waiting) {
                         self.send(*isolate, (at + nth) % waiting.len());
                     }
                 }
             }
             Op::Reply { isolate, request, times, lost } => {
                 for _ in 0..*times {
-                    if let Some(at) = pick(request, &self.isolates[*isolate].waiting) {
+                    if let Some(at) = pick(*request, &self.isolates[*isolate].waiting) {
                         self.receive(*isolate, at, *lost);
                     }
                 }
             }
             Op::End { isolate, run, percent, times } => {
                 for _ in 0..*times {
-                    if let Some(at) = pick(run, &self.isolates[*isolate].runs) {
+                    if let Some(at) = pick(*run, &self.isolates[*isolate].runs) {
                         self.end(*isolate, at, *percent);
                     }
                 }
             }
             Op::Tend { isolate, tending, lost } => {
-                if let Some(at) = pick(tending, &self.isolates[*isolate].tending) {
+                if let Some(at) = pick(*tending, &self.isolates[*isolate].tending) {
                     self.tend(*isolate, at, *lost);
                 }
             }
@@ -449,7 +449,7 @@ impl World {
     }
 }
 
-pub fn pick<T>(index: &Index, from: &[T]) -> Option<usize> {
+pub fn pick<T>(index: Index, from: &[T]) -> Option<usize> {
     (!from.is_empty()).then(|| index.index(from.len()))
 }
 
