@@ -22,7 +22,7 @@ use completions_edge::quota::{
     StoredRecord, UsageCounts, UsageRow, Written,
 };
 use proptest::prelude::*;
-use world::{all_limits, limits, limits_per_minute, op, run};
+use world::{all_limits, limits, limits_per_minute, op, run, wide_limits};
 
 /// 2024-02-27 23:59:00 UTC: a day, a leap day and the end of a month come soon.
 const START_MS: u64 = 1_709_078_340_000;
@@ -33,7 +33,7 @@ proptest! {
 
     #[test]
     fn with_fixed_limits_it_does_what_the_oracle_says(
-        limits in prop_oneof![all_limits(limits()), all_limits(limits_per_minute())],
+        limits in prop_oneof![all_limits(limits()), all_limits(limits_per_minute()), all_limits(wide_limits())],
         ops in prop::collection::vec(op(false), 1..80),
     ) {
         run(&[limits], &ops);
@@ -44,6 +44,7 @@ proptest! {
         choices in prop_oneof![
             prop::collection::vec(all_limits(limits()), 2..4),
             prop::collection::vec(all_limits(limits_per_minute()), 2..4),
+            prop::collection::vec(all_limits(wide_limits()), 2..4),
         ],
         ops in prop::collection::vec(op(true), 1..80),
     ) {
@@ -62,8 +63,12 @@ fn ask(lease: &str, tokens: u64) -> Reserve {
         tenant_limits: Limits::default(),
         key_limits: Limits::default(),
         lease_ms: 60_000,
+        spare: 0,
     }
 }
+
+/// What the ledger says to one request.
+const ADMITTED: Decision = Decision::Admitted { spare: 0 };
 
 fn used(lease: &str, prompt_tokens: u64, completion_tokens: u64) -> Settle {
     Settle { lease: lease.to_owned(), prompt_tokens, completion_tokens, estimated: false, failed: false }
@@ -90,7 +95,7 @@ impl Tenant {
 
     #[track_caller]
     fn admit(&mut self, lease: &str, tokens: u64) {
-        assert_eq!(self.reserve(lease, tokens), Decision::Admitted);
+        assert_eq!(self.reserve(lease, tokens), ADMITTED);
     }
 
     #[track_caller]
@@ -159,7 +164,7 @@ fn pitfall_4_the_last_of_a_limit_is_given_once() {
         let limits = serde_json::from_str(&format!("{{\"{dimension}\":50}}")).unwrap();
         let mut tenant = Tenant::new(limits);
         let decisions = (0..200).map(|number| tenant.reserve(&number.to_string(), 1)).collect::<Vec<_>>();
-        let admitted = decisions.iter().filter(|decision| **decision == Decision::Admitted).count();
+        let admitted = decisions.iter().filter(|decision| **decision == ADMITTED).count();
         assert_eq!(admitted, 50, "{dimension}");
     }
 }
@@ -271,7 +276,7 @@ fn pitfall_34_a_revoked_key_reserves_nothing_and_what_it_has_is_settled() {
     tenant.ledger.compact(tenant.now_ms);
     assert_eq!(tenant.reserve("2", 10), Decision::Revoked);
     let other = Reserve { key: "b".to_owned(), ..ask("3", 10) };
-    assert_eq!(tenant.ledger.reserve(&other, tenant.now_ms), Decision::Admitted);
+    assert_eq!(tenant.ledger.reserve(&other, tenant.now_ms), ADMITTED);
 }
 
 #[test]
@@ -370,11 +375,8 @@ impl Store for Journal {
         self.0.borrow_mut().push(written.clone());
         Ok(())
     }
-    fn write_snapshot(&mut self, _: u64, _: &Ledger) -> Result<(), String> {
+    fn checkpoint(&mut self, _: u64, _: &Ledger, _: &[UsageRow]) -> Result<(), String> {
         Err("there are none".to_owned())
-    }
-    fn add_usage(&mut self, _: &[UsageRow]) -> Result<(), String> {
-        Ok(())
     }
     fn usage(&self, _: &str, _: &str) -> Result<Vec<UsageRow>, String> {
         Ok(Vec::new())

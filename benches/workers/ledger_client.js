@@ -14,15 +14,9 @@ const LIMITS = {
 
 let count = 0;
 
-async function ask(object, call) {
-  const response = await object.fetch("https://object/", { method: "POST", body: JSON.stringify(call) });
-  return response.text();
-}
-
 export class EmptyObject extends DurableObject {
-  async fetch(request) {
-    await request.text();
-    return new Response();
+  ask(call) {
+    return "";
   }
 }
 
@@ -34,8 +28,8 @@ export default {
     const lease = `cmpl-${(count += 1)}`;
     const reserve = { lease, key: "bench", model: "one", prompt_tokens: 5, completion_tokens: 256, tenant_limits: LIMITS, key_limits: {}, lease_ms: 300_000 };
     const settle = { lease, prompt_tokens: 6, completion_tokens: 200, estimated: false, failed: false };
-    const reserved = await ask(object, { reserve });
-    const settled = await ask(object, { settle });
+    const reserved = await object.ask(JSON.stringify({ reserve }));
+    const settled = await object.ask(JSON.stringify({ settle }));
     const right = isLedger ? reserved.startsWith('{"decided":{"refusal":null,') && settled === '"done"' : reserved + settled === "";
     return new Response(right ? "settled" : `not settled: ${reserved} ${settled}`);
   },

@@ -64,14 +64,7 @@ fn sums(rows: Vec<UsageRow>, by: GroupBy) -> Vec<Row> {
     let mut sums: BTreeMap<Group, UsageCounts> = BTreeMap::new();
     for UsageRow { by: UsageKey { day, key, model }, counts } in rows {
         let group = Group { day: by.day.then_some(day), model: by.model.then_some(model), key: by.key.then_some(key) };
-        let UsageCounts { requests, prompt_tokens, completion_tokens, estimated, refused, errors } = counts;
-        let sum = sums.entry(group).or_default();
-        sum.requests = sum.requests.saturating_add(requests);
-        sum.prompt_tokens = sum.prompt_tokens.saturating_add(prompt_tokens);
-        sum.completion_tokens = sum.completion_tokens.saturating_add(completion_tokens);
-        sum.estimated = sum.estimated.saturating_add(estimated);
-        sum.refused = sum.refused.saturating_add(refused);
-        sum.errors = sum.errors.saturating_add(errors);
+        sums.entry(group).or_default().add(&counts);
     }
     sums.into_iter().map(|(group, counts)| Row { group, counts }).collect()
 }

@@ -67,6 +67,8 @@ impl Default for Observe {
     }
 }
 
+/// Whoever revokes a key or lowers a limit waits as long.
+const MAX_SLICE_MS: u32 = 10_000;
 /// More comments than that help nobody.
 const MIN_KEEPALIVE_MS: u32 = 50;
 
@@ -112,6 +114,8 @@ pub struct Quota {
     pub reserve_timeout_ms: u32,
     /// Milliseconds after which a request that nobody settled is closed, charged as it was reserved. Streams renew it.
     pub lease_ms: u32,
+    /// For how many milliseconds an isolate spends what it reserved ahead for a busy key; 0 if it reserves nothing ahead.
+    pub slice_ms: u32,
 }
 
 /// What happens to a request whose tenant's ledger does not answer.
@@ -127,7 +131,7 @@ pub enum OnFailure {
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { enabled: true, on_failure: OnFailure::Deny, reserve_timeout_ms: 2000, lease_ms: 300_000 }
+        Self { enabled: true, on_failure: OnFailure::Deny, reserve_timeout_ms: 2000, lease_ms: 300_000, slice_ms: 1000 }
     }
 }
 
@@ -180,12 +184,15 @@ impl GatewayConfig {
         if (1..MIN_KEEPALIVE_MS).contains(&self.keepalive_ms) {
             return Err(format!("keepalive_ms: expected 0, or at least {MIN_KEEPALIVE_MS}"));
         }
-        let Quota { reserve_timeout_ms, lease_ms, .. } = self.quota;
+        let Quota { reserve_timeout_ms, lease_ms, slice_ms, .. } = self.quota;
         if reserve_timeout_ms == 0 {
             return Err("quota.reserve_timeout_ms: expected at least 1".to_owned());
         }
         if lease_ms < 1000 {
             return Err(format!("quota.lease_ms: expected at least 1000, but got {lease_ms}"));
+        }
+        if slice_ms > MAX_SLICE_MS {
+            return Err(format!("quota.slice_ms: expected at most {MAX_SLICE_MS}, but got {slice_ms}"));
         }
         let Limits { max_body_bytes, max_answer_bytes, max_event_bytes, max_parallel_calls } = self.limits;
         if !(1..=MAX_PARALLEL_CALLS).contains(&max_parallel_calls) {
@@ -300,6 +307,7 @@ mod tests {
             "limits.max_body_bytes",
         );
         check_refused("\"version\": 1,", "\"version\": 1, \"quota\": {\"lease_ms\": 3},", "quota.lease_ms");
+        check_refused("\"version\": 1,", "\"version\": 1, \"quota\": {\"slice_ms\": 10001},", "quota.slice_ms");
         check_refused("\"version\": 1,", "\"version\": 1, \"breaker\": {\"open_ms\": 3},", "breaker.open_ms: expected");
         check_refused("\"version\": 1,", "\"version\": 1, \"breaker\": {\"colour\": 3},", "colour");
         check_refused("\"version\": 1,", "\"version\": 1, \"retry\": {\"max_attempts\": 0},", "retry.max_attempts");

@@ -331,18 +331,7 @@ export const both = (first, second) => () => {
 export async function askLedger(env, tenant, call, timeoutMs) {
   const namespace = env.LEDGER;
   if (!namespace) throw "there is no binding LEDGER";
-  const controller = new AbortController();
-  const asked = (async () => {
-    const ledger = namespace.get(namespace.idFromName(tenant));
-    const response = await ledger.fetch("https://ledger/", { method: "POST", body: call, signal: controller.signal });
-    const text = await response.text();
-    if (!response.ok) throw text;
-    return text;
-  })();
-  return within(timeoutMs, asked).catch((error) => {
-    if (error === TIMEOUT) controller.abort();
-    throw error;
-  });
+  return within(timeoutMs, namespace.get(namespace.idFromName(tenant)).ask(call));
 }
 
 // Tells the ledger something that nobody waits for. A call that fails is made again: what is not settled would be
@@ -365,18 +354,6 @@ export function tellLedger(env, ctx, tenant, call) {
 export function repeatToLedger(env, ctx, tenant, call, everyMs) {
   const timer = setInterval(() => tellLedger(env, ctx, tenant, call), everyMs);
   return () => clearInterval(timer);
-}
-
-// Does something in one transaction of a Durable Object's storage; what returns false leaves no trace.
-export function transact(storage, act) {
-  const undone = {};
-  try {
-    storage.transactionSync(() => {
-      if (!act()) throw undone;
-    });
-  } catch (error) {
-    if (error !== undone) throw error;
-  }
 }
 
 // A body that is all there, and yet a stream: it goes out without a length.

@@ -89,10 +89,6 @@ extern "C" {
         every_ms: u32,
     ) -> js_sys::Function;
 
-    /// Runs `act` in one transaction of `storage`; if it returns false, nothing of it has happened.
-    #[wasm_bindgen(catch)]
-    pub(super) fn transact(storage: &JsValue, act: &mut dyn FnMut() -> bool) -> Result<(), JsValue>;
-
     #[wasm_bindgen(js_name = tellLedger)]
     pub(super) fn tell_ledger(env: &Env, ctx: &JsValue, tenant: &str, call: &str);
 

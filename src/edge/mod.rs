@@ -5,6 +5,8 @@ mod glue;
 mod ledger;
 mod platform;
 mod pump;
+mod store;
+mod tend;
 
 use std::cell::RefCell;
 use std::rc::Rc;

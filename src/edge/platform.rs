@@ -6,11 +6,14 @@ use wasm_bindgen::{JsCast as _, JsValue};
 use worker::{Context, Date, Env, RateLimiter, console_warn, web_sys};
 
 use crate::dialect::{Destination, UpstreamRequest};
-use crate::gateway::{CallError, Platform, ReadError, RequestRecord, Settlement, UpstreamBody, UpstreamResponse};
-use crate::quota::{Call, Reply as LedgerReply, Settle};
+use crate::gateway::{
+    CallError, Platform, ReadError, RequestRecord, Settlement, SharedSlices, UpstreamBody, UpstreamResponse,
+};
+use crate::quota::{Call, Reply as LedgerReply, Settle, Tending};
 
 use super::bindings;
 use super::glue::{self, JsUpstream};
+use super::tend::tend;
 
 /// The runtime as one request sees it.
 #[derive(Debug)]
@@ -137,7 +140,7 @@ impl Platform for EdgePlatform {
     }
 
     fn keep_renewed(&self, settlement: &Settlement) {
-        let Settlement { tenant, lease, lease_ms } = settlement;
+        let Settlement { tenant, lease, lease_ms, .. } = settlement;
         let call = Call::Renew { lease: lease.clone(), lease_ms: (*lease_ms).into() };
         // Plain data always serializes.
         let call = serde_json::to_string(&call).unwrap_or_default();
@@ -148,6 +151,10 @@ impl Platform for EdgePlatform {
 
     fn settle_later(&self, tenant: &str, settle: Settle) {
         tell_ledger(&self.env, self.ctx.as_ref().as_ref(), tenant, &Call::Settle(settle));
+    }
+
+    fn tend(&self, slices: SharedSlices, tending: Tending) {
+        tend(&self.env, self.ctx.as_ref().as_ref(), slices, tending);
     }
 
     async fn may_fail_again(&self) -> bool {

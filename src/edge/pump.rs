@@ -3,12 +3,13 @@
 use wasm_bindgen::prelude::*;
 use worker::{Date, Env, console_warn};
 
-use crate::gateway::Closing;
+use crate::gateway::{Closing, Settled};
 use crate::quota::Call;
 use crate::transcode::{End, Progress, Transcoder};
 
 use super::glue;
 use super::platform::tell_ledger;
+use super::tend::tend;
 
 /// A transcoder as JavaScript drives it: one call for each piece of the upstream's body. When the stream has ended,
 /// however it ended, its quota is settled and the log told, once.
@@ -31,8 +32,12 @@ impl Pump {
     fn close(&mut self, gone: bool) {
         let Some(closing) = self.closing.take() else { return };
         let closed = closing.close(&self.transcoder.outcome(), gone, Date::now().as_millis());
-        if let Some((tenant, settle)) = closed.settle {
-            tell_ledger(&self.env, &self.ctx, &tenant, &Call::Settle(settle));
+        match closed.settled {
+            Some(Settled::Tell(tenant, settle)) => {
+                tell_ledger(&self.env, &self.ctx, &tenant, &Call::Settle(settle));
+            }
+            Some(Settled::Tend(slices, tending)) => tend(&self.env, &self.ctx, slices, tending),
+            Some(Settled::Kept) | None => {}
         }
         if let Some(change) = closed.change {
             console_warn!("{change}");

@@ -27,7 +27,7 @@ pub use head::Head;
 use head::{asked_format, preflight};
 pub(crate) use head::{check_content_type, percent_decoded, request_id};
 pub use platform::{CallError, Platform, ReadError, UpstreamBody, UpstreamResponse};
-pub use quota_step::Settlement;
+pub use quota_step::{Settled, Settlement, SharedSlices};
 pub use record::{Closed, Closing, Ended, RequestRecord};
 pub(crate) use reply::{JSON, Timing};
 pub use reply::{Patience, Reply, ReplyBody, StreamBody};
@@ -44,6 +44,7 @@ pub struct Entropy(pub [u8; 32]);
 pub struct Gateway {
     directory: Directory,
     health: Rc<RefCell<Health>>,
+    slices: SharedSlices,
 }
 
 /// Where a request goes.
@@ -271,8 +272,9 @@ impl Gateway {
 
         // 6. The request is known to be servable, and nothing has been spent.
         let lease = completion.id.as_str();
+        let quota = (platform, &self.slices);
         let settlement =
-            quota_step::reserve(platform, &config, &caller, &request, model, lease, &mut visit.standings).await?;
+            quota_step::reserve(quota, &config, &caller, &request, model, lease, &mut visit.standings).await?;
 
         // 7. and 8. The calls of further targets are written when they are needed.
         let answered = tries.answer(platform, first, &mut visit.record).await;
@@ -287,7 +289,7 @@ impl Gateway {
                     (Some(outcome), _) => {
                         visit.record.first_token_ms = Some(first_text_ms);
                         visit.record.take(&outcome);
-                        settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));
+                        settle(platform, settlement, |s| s.of_stream(&outcome));
                     }
                     (None, ReplyBody::Stream(stream)) => {
                         visit.record.first_token_ms = stream.transcoder.has_begun().then_some(first_text_ms);
@@ -304,9 +306,9 @@ impl Gateway {
                 match outcome.filter(|_| client_gone) {
                     Some(outcome) => {
                         visit.record.take(&outcome);
-                        settle(platform, settlement.as_ref(), |s| s.of_stream(&outcome));
+                        settle(platform, settlement, |s| s.of_stream(&outcome));
                     }
-                    None => settle(platform, settlement.as_ref(), Settlement::of_nothing),
+                    None => settle(platform, settlement, Settlement::of_nothing),
                 }
                 Err(error)
             }
@@ -343,14 +345,18 @@ impl Gateway {
     }
 }
 
-/// Tells the ledger, if it has promised anything.
+/// Settles what has been promised, if anything has.
 fn settle<P: Platform>(
     platform: &P,
-    settlement: Option<&Settlement>,
+    settlement: Option<Settlement>,
     used: impl FnOnce(&Settlement) -> crate::quota::Settle,
 ) {
-    if let Some(settlement) = settlement {
-        platform.settle_later(&settlement.tenant, used(settlement));
+    let Some(settlement) = settlement else { return };
+    let settle = used(&settlement);
+    match settlement.settle(settle, platform.now_ms()) {
+        Settled::Tell(tenant, settle) => platform.settle_later(&tenant, settle),
+        Settled::Tend(slices, tending) => platform.tend(slices, tending),
+        Settled::Kept => {}
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::dialect::UpstreamRequest;
 use crate::quota;
 
-use super::{RequestRecord, Settlement};
+use super::{RequestRecord, Settlement, SharedSlices};
 
 /// The runtime, as one request sees it. Everything runs on one thread; no future is shared between requests.
 #[expect(async_fn_in_trait, reason = "the gateway is generic over its one platform, and Workers have no second thread")]
@@ -38,6 +38,9 @@ pub trait Platform {
 
     /// Tells a tenant's ledger how a request ended, without letting anybody wait for it.
     fn settle_later(&self, tenant: &str, settle: quota::Settle);
+
+    /// Looks after a tenant's slices as long as [`quota::Slices::tend`] says, without letting anybody wait for it.
+    fn tend(&self, slices: SharedSlices, tending: quota::Tending);
 
     /// Takes note of a key that opens nothing; false if the client's address has shown too many of them.
     async fn may_fail_again(&self) -> bool;

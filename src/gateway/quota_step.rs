@@ -4,15 +4,22 @@ use crate::api::{AccountLimit, AccountUsage, AccountWindow, ApiError, Case, Comp
 use crate::config::{GatewayConfig, Model, OnFailure};
 use crate::dialect::{Parameter, Support};
 use crate::quota::{
-    Call, Denial, Dimension, Refusal, Reply as LedgerReply, Reserve, Settle, Standing, WindowUse, go_duration,
+    Ask, Call, Denial, Dimension, Refusal, Reply as LedgerReply, Reserve, Settle, Slices, Spent, Standing, Tending,
+    Way, WindowUse, go_duration,
 };
 use crate::tenant::KeyRecord;
 use crate::transcode::Outcome;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::{Caller, Platform};
 
+/// The slices of an isolate, in the hands of whoever changes them. No borrow of them lasts over an await.
+pub type SharedSlices = Rc<RefCell<Slices>>;
+
 /// A promise of the ledger, to be settled exactly once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Settlement {
     /// Whose ledger.
     pub tenant: String,
@@ -20,9 +27,34 @@ pub struct Settlement {
     pub lease: String,
     /// Milliseconds for which it holds; a request that lasts longer renews it.
     pub lease_ms: u32,
+    /// The request's place, where the promise is a slice.
+    slice: Option<(SharedSlices, Spent)>,
+}
+
+/// What is left to be done when a promise has been settled.
+#[derive(Debug)]
+#[must_use]
+pub enum Settled {
+    /// Tell the ledger of this tenant.
+    Tell(String, Settle),
+    /// Look after the slices that it was spent from, as long as [`Slices::tend`] says.
+    Tend(SharedSlices, Tending),
+    /// Nothing.
+    Kept,
 }
 
 impl Settlement {
+    /// Settles it.
+    pub fn settle(self, settle: Settle, now_ms: u64) -> Settled {
+        let Some((slices, spent)) = self.slice else { return Settled::Tell(self.tenant, settle) };
+        let tending = {
+            let mut slices = slices.borrow_mut();
+            slices.settle(&spent, &settle, now_ms);
+            slices.begin_tending(&spent.tenant, now_ms)
+        };
+        tending.map_or(Settled::Kept, |tending| Settled::Tend(slices, tending))
+    }
+
     /// What the ledger is told of a request of which so much was used.
     #[must_use]
     pub fn of_usage(&self, usage: Usage, reported: bool) -> Settle {
@@ -64,11 +96,11 @@ fn most_completion_tokens(request: &CompletionRequest<'_>, model: &Model) -> u64
     u64::from(max_tokens).saturating_mul(u64::from(candidates)).saturating_mul(prompts)
 }
 
-/// Reserves in all dimensions of tenant and key, or in none. `standings` is where the limits stand afterwards, also if
-/// the request is refused. Nothing is promised where quotas are off, or where the ledger fails and the configuration
-/// lets requests pass.
+/// Reserves in all dimensions of tenant and key, or in none: in a slice that this isolate has reserved already, else in
+/// the ledger. `standings` is where the limits stand afterwards, also if the request is refused. Nothing is promised
+/// where quotas are off, or where the ledger fails and the configuration lets requests pass.
 pub(super) async fn reserve<P: Platform>(
-    platform: &P,
+    (platform, slices): (&P, &SharedSlices),
     config: &GatewayConfig,
     caller: &Caller,
     request: &CompletionRequest<'_>,
@@ -76,49 +108,98 @@ pub(super) async fn reserve<P: Platform>(
     lease: &str,
     standings: &mut Option<Vec<Standing>>,
 ) -> Result<Option<Settlement>, ApiError> {
-    let quota = config.quota;
+    let (quota, KeyRecord { tenant, id, .. }) = (config.quota, &*caller.key);
     if !quota.enabled {
         return Ok(None);
     }
-    let settlement =
-        Settlement { tenant: caller.key.tenant.clone(), lease: lease.to_owned(), lease_ms: quota.lease_ms };
-    let call = Call::Reserve(Reserve {
-        lease: settlement.lease.clone(),
+    let reserve = wanted(config, caller, request, model, lease);
+    let ask = Ask {
+        tenant,
+        key: id,
+        model: &request.model,
+        tokens: reserve.prompt_tokens.saturating_add(reserve.completion_tokens),
+        limits: [reserve.tenant_limits, reserve.key_limits],
+        // So that nothing is spent of a promise that is not renewed in time.
+        slice_ms: u64::from(quota.slice_ms.min(quota.lease_ms / 2)),
+    };
+    let settlement = |spent: Option<Spent>| Settlement {
+        tenant: tenant.clone(),
+        lease: spent.as_ref().map_or(lease, |spent| &spent.lease).to_owned(),
+        lease_ms: quota.lease_ms,
+        slice: spent.map(|spent| (Rc::clone(slices), spent)),
+    };
+    let admitted = |spent| {
+        let settlement = settlement(spent);
+        platform.keep_renewed(&settlement);
+        Ok(Some(settlement))
+    };
+
+    let now_ms = platform.now_ms();
+    let way = slices.borrow_mut().ask(&ask, now_ms);
+    let asking = match way {
+        Way::Spent(spent) => {
+            *standings = slices.borrow().standings(tenant, id, now_ms);
+            return admitted(Some(spent));
+        }
+        Way::Ask(asking) => asking,
+    };
+    let why = match platform.ledger(tenant, &asking.call(reserve), quota.reserve_timeout_ms).await {
+        Ok(LedgerReply::Decided { refusal, standings: now, spare }) => {
+            let now_ms = platform.now_ms();
+            let spent = slices.borrow_mut().decided(&ask, &asking, lease, (refusal, spare), &now, now_ms);
+            let tending = slices.borrow_mut().begin_tending(tenant, now_ms);
+            if let Some(tending) = tending {
+                platform.tend(Rc::clone(slices), tending);
+            }
+            *standings = Some(slices.borrow().standings(tenant, id, now_ms).unwrap_or(now));
+            return match (spent, refusal) {
+                // Or it was refused, and has found room in a slice.
+                (spent @ Some(_), _) | (spent, None) => admitted(spent),
+                (None, Some(Refusal::Limit(denial))) => Err(denied(&denial, &request.model)),
+                (None, Some(Refusal::Revoked)) => {
+                    // Whoever has a revoked key is told nothing more.
+                    *standings = Some(Vec::new());
+                    Err(ApiError::invalid_key())
+                }
+            };
+        }
+        Ok(other) => format!("an odd reply: {other:?}"),
+        Err(why) => why,
+    };
+    slices.borrow_mut().undecided(&ask, &asking, platform.now_ms());
+    platform.warn(&format!("the ledger of tenant `{tenant}` did not answer: {why}"));
+    // Nor is it asked again for the headers of this answer.
+    *standings = Some(Vec::new());
+    // It may have been reserved all the same, and just not been said in time. Then it has to be settled: with nothing
+    // if the request goes no further, else with what it will have used.
+    let settlement = settlement(None);
+    match quota.on_failure {
+        OnFailure::Deny => {
+            platform.settle_later(tenant, settlement.of_nothing());
+            Err(ApiError::quota_unavailable())
+        }
+        OnFailure::Allow => Ok(Some(settlement)),
+    }
+}
+
+/// What the ledger is asked for a request alone.
+fn wanted(
+    config: &GatewayConfig,
+    caller: &Caller,
+    request: &CompletionRequest<'_>,
+    model: &Model,
+    lease: &str,
+) -> Reserve {
+    Reserve {
+        lease: lease.to_owned(),
         key: caller.key.id.clone(),
         model: request.model.to_string(),
         prompt_tokens: most_prompt_tokens(config, request, model),
         completion_tokens: most_completion_tokens(request, model),
         tenant_limits: caller.tenant.limits,
         key_limits: caller.key.limits,
-        lease_ms: quota.lease_ms.into(),
-    });
-    let why = match platform.ledger(&settlement.tenant, &call, quota.reserve_timeout_ms).await {
-        Ok(LedgerReply::Decided { refusal, standings: now }) => {
-            // Whoever has a revoked key is told nothing more.
-            *standings = Some(if refusal == Some(Refusal::Revoked) { Vec::new() } else { now });
-            return match refusal {
-                None => {
-                    platform.keep_renewed(&settlement);
-                    Ok(Some(settlement))
-                }
-                Some(Refusal::Limit(denial)) => Err(denied(&denial, &request.model)),
-                Some(Refusal::Revoked) => Err(ApiError::invalid_key()),
-            };
-        }
-        Ok(other) => format!("an odd reply: {other:?}"),
-        Err(why) => why,
-    };
-    platform.warn(&format!("the ledger of tenant `{}` did not answer: {why}", settlement.tenant));
-    // Nor is it asked again for the headers of this answer.
-    *standings = Some(Vec::new());
-    // It may have been reserved all the same, and just not been said in time. Then it has to be settled: with nothing
-    // if the request goes no further, else with what it will have used.
-    match quota.on_failure {
-        OnFailure::Deny => {
-            platform.settle_later(&settlement.tenant, settlement.of_nothing());
-            Err(ApiError::quota_unavailable())
-        }
-        OnFailure::Allow => Ok(Some(settlement)),
+        lease_ms: config.quota.lease_ms.into(),
+        spare: 0,
     }
 }
 

@@ -4,11 +4,10 @@ use serde::Serialize;
 
 use crate::api::{ApiError, FinishReason};
 use crate::health::Verdict;
-use crate::quota::Settle;
 use crate::transcode::Outcome;
 
-use super::Settlement;
 use super::retry::{Watch, verdict};
+use super::{Settled, Settlement};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -117,8 +116,8 @@ pub struct Closing {
 /// What is to be told when a stream has ended.
 #[derive(Debug)]
 pub struct Closed {
-    /// To the ledger of a tenant.
-    pub settle: Option<(String, Settle)>,
+    /// Of its quota.
+    pub settled: Option<Settled>,
     /// To the log, of the request.
     pub record: RequestRecord,
     /// To the log, of the target.
@@ -146,14 +145,14 @@ impl Closing {
             self.record.ended = Ended::ClientGone;
         }
         self.record.total_ms = now_ms.saturating_sub(self.began_ms);
-        let settle = self.settlement.map(|settlement| {
+        let settled = self.settlement.map(|settlement| {
             let settle = settlement.of_stream(outcome);
-            (settlement.tenant, settle)
+            settlement.settle(settle, now_ms)
         });
         // A client that leaves before the first text has not seen how its target does.
         let unseen = gone && self.record.first_token_ms.is_none();
         let verdict = if unseen { Verdict::Neutral } else { verdict(Some(outcome)) };
         let change = self.watch.and_then(|watch| watch.end(verdict, now_ms));
-        Closed { settle, record: self.record, change }
+        Closed { settled, record: self.record, change }
     }
 }

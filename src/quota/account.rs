@@ -1,8 +1,9 @@
-//! The counters of a tenant or of one key, and the promises that are charged in them.
+//! The counters of a tenant or of one key.
 
 use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
+use super::lease::{Known, PerMinute};
 use super::limits::{Dimension, Limits, Owner};
 use super::operation::{Denial, Standing, WindowUse};
 use super::window::Window;
@@ -10,6 +11,8 @@ use crate::date::{day_of, end_of_day_ms, end_of_month_ms, month_of};
 
 /// How long a client is told to wait for a free place: nobody knows when a request will end.
 const CONCURRENCY_RETRY_MS: u64 = 1000;
+/// A slice may be this part of what is left of a limit: none at all near one, and little where others want some too.
+const SPARE_SHARE: u64 = 16;
 
 /// Counters of the tenant or of one key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,21 +23,6 @@ pub(super) struct Account {
     pub month: Window,
     /// Promises that have neither been settled nor run out.
     pub open: u64,
-}
-
-/// A promise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Lease {
-    pub key: String,
-    pub model: String,
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
-    pub reserved_ms: u64,
-    pub expires_ms: u64,
-    /// The largest limits of the buckets since it was made; none where there was a time without one, and nothing of it
-    /// is in the bucket.
-    pub tenant_tpm: Option<u64>,
-    pub key_tpm: Option<u64>,
 }
 
 impl Account {
@@ -113,31 +101,48 @@ impl Account {
         }
     }
 
-    pub(super) fn take(&mut self, limits: Limits, tokens: u64, now_ms: u64) {
+    /// The limits of the last admission.
+    pub(super) fn per_minute(&self) -> PerMinute {
+        PerMinute { requests: self.requests.limit(), tokens: self.tokens.limit() }
+    }
+
+    /// How many of `wanted` requests may be promised at once with one that is admitted.
+    pub(super) fn spare(&self, limits: Limits, tokens: u64, wanted: u64, now_ms: u64) -> u64 {
+        Dimension::ALL.into_iter().fold(wanted, |spare, dimension| {
+            let Some(limit) = limits.get(dimension) else { return spare };
+            let cost = if dimension.counts_tokens() { tokens } else { 1 };
+            let left = limit.saturating_sub(self.used(dimension, limit, now_ms)).saturating_sub(cost);
+            spare.min((left / SPARE_SHARE).checked_div(cost).unwrap_or(spare))
+        })
+    }
+
+    pub(super) fn take(&mut self, limits: Limits, requests: u64, tokens: u64, now_ms: u64) {
         *self = self.at(now_ms);
-        self.requests.take(limits.requests_per_minute, 1, now_ms);
+        self.requests.take(limits.requests_per_minute, requests, now_ms);
         self.tokens.take(limits.tokens_per_minute, tokens, now_ms);
-        self.day.take(tokens);
-        self.month.take(tokens);
-        self.open = self.open.saturating_add(1);
+        self.day.take(requests, tokens);
+        self.month.take(requests, tokens);
+        self.open = self.open.saturating_add(requests);
     }
 
-    /// Replaces a lease's estimate by the truth, where it was taken.
-    pub(super) fn settle(&mut self, lease: &Lease, largest_tpm: Option<u64>, actual: u64, now_ms: u64) {
+    /// Replaces an estimate by the truth, where it was taken.
+    pub(super) fn settle(&mut self, known: &Known, largest: PerMinute, now_ms: u64) {
         *self = self.at(now_ms);
-        let estimate = lease.tokens();
-        let day = day_of(lease.reserved_ms);
-        self.day.settle(day, estimate, actual);
-        self.month.settle(month_of(day), estimate, actual);
-        if let Some(largest_tpm) = largest_tpm {
-            let age_ms = now_ms.saturating_sub(lease.reserved_ms);
-            self.tokens.settle(largest_tpm, estimate, actual, age_ms, now_ms);
+        let Known { reserved_ms, estimate, actual, requests, unspent_requests } = *known;
+        let (day, age_ms) = (day_of(reserved_ms), now_ms.saturating_sub(reserved_ms));
+        self.day.settle(day, estimate, actual, unspent_requests);
+        self.month.settle(month_of(day), estimate, actual, unspent_requests);
+        if let Some(most) = largest.tokens {
+            self.tokens.settle(most, estimate, actual, age_ms, now_ms);
         }
-        self.close();
+        if let Some(most) = largest.requests.filter(|_| unspent_requests > 0) {
+            self.requests.settle(most, unspent_requests, 0, age_ms, now_ms);
+        }
+        self.close(requests);
     }
 
-    pub(super) fn close(&mut self) {
-        self.open = self.open.saturating_sub(1);
+    pub(super) fn close(&mut self, requests: u64) {
+        self.open = self.open.saturating_sub(requests);
     }
 
     /// Whether forgetting the account changes nothing.
@@ -151,18 +156,7 @@ impl Account {
     }
 }
 
-/// Keeps the larger limit, or none if either is none.
-pub(super) fn enlarge(largest: &mut Option<u64>, limit: Option<u64>) {
-    *largest = largest.zip(limit).map(|(largest, limit)| largest.max(limit));
-}
-
 /// Denials in the order of how long they last; what never ends comes last.
 pub(super) fn patience(denial: &Denial) -> u64 {
     denial.retry_after_ms.unwrap_or(u64::MAX)
-}
-
-impl Lease {
-    pub(super) fn tokens(&self) -> u64 {
-        self.prompt_tokens.saturating_add(self.completion_tokens)
-    }
 }

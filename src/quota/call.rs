@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
-use super::operation::{Denial, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
+use super::operation::{Denial, Report, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse, is_zero};
 
 /// A question to the ledger of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +11,10 @@ use super::operation::{Denial, Reserve, Settle, Standing, UsageCounts, UsageKey,
 pub enum Call {
     /// May this request go on? All dimensions are reserved, or none. Answered with [`Reply::Decided`].
     Reserve(Reserve),
+    /// The same, from somebody who has something to report. What is known counts before it is decided.
+    ReportAndReserve(Vec<Report>, Reserve),
+    /// So much is known of these slices. [`Reply::Done`].
+    Report(Vec<Report>),
     /// This request has ended. [`Reply::Done`].
     Settle(Settle),
     /// This request goes on. [`Reply::Done`].
@@ -110,6 +114,9 @@ pub enum Reply {
         refusal: Option<Refusal>,
         /// Where the limits stand now.
         standings: Vec<Standing>,
+        /// For how many more requests it is promised.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        spare: u64,
     },
     /// It is done, or there was nothing to do.
     Done,

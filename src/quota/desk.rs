@@ -6,7 +6,7 @@
 
 use super::call::{Call, Expect, Record, Refusal, Reply, UsageRow};
 use super::ledger::Ledger;
-use super::operation::{Decision, Entry};
+use super::operation::{Decision, Entry, Report, Reserve};
 
 /// Entries that the journal holds before they are written over.
 pub const JOURNAL_SLOTS: u64 = 256;
@@ -37,7 +37,7 @@ pub struct StoredRecord {
     pub next_write_ms: u64,
 }
 
-/// Where a desk writes things down. What one call writes is kept whole or not at all.
+/// Where a desk writes things down. What a method writes is kept whole or not at all.
 pub trait Store {
     /// The last whole state and the number of the last entry in it.
     fn snapshot(&self) -> Result<Option<(u64, Ledger)>, String>;
@@ -45,10 +45,8 @@ pub trait Store {
     fn journal_after(&self, seq: u64) -> Result<Vec<Written>, String>;
     /// Writes an entry into the slot `seq % JOURNAL_SLOTS`.
     fn append(&mut self, written: &Written) -> Result<(), String>;
-    /// Writes the whole state, up to entry `seq`.
-    fn write_snapshot(&mut self, seq: u64, ledger: &Ledger) -> Result<(), String>;
-    /// Adds to the counts of usage.
-    fn add_usage(&mut self, rows: &[UsageRow]) -> Result<(), String>;
+    /// Writes the whole state, up to entry `seq`, and adds to the counts of usage: both or neither.
+    fn checkpoint(&mut self, seq: u64, ledger: &Ledger, usage: &[UsageRow]) -> Result<(), String>;
     /// The counts from one day to another.
     fn usage(&self, from: &str, to: &str) -> Result<Vec<UsageRow>, String>;
     /// One record.
@@ -82,28 +80,20 @@ impl<S: Store> Desk<S> {
         Ok(Self { store, ledger, seq, snapshot_seq, has_unsaved_refusals: false })
     }
 
-    /// Answers a call. An error is the store's; what it could not write down has not happened as far as the caller
-    /// knows, and the desk has to be opened anew.
+    /// Answers a call. An error is the store's: the caller does not know whether it has happened, may ask again, and the
+    /// desk has to be opened anew.
     pub fn answer(&mut self, call: Call, now_ms: u64) -> Result<Reply, String> {
         // What has run out is gone before anything is asked, and what is written down has the ledger's own time.
         let now_ms = self.ledger.expire(now_ms);
         match call {
-            Call::Reserve(request) => {
-                let limits = (request.tenant_limits, request.key_limits);
-                let (key, known) = (request.key.clone(), self.ledger.holds(&request.lease));
-                let refusal = match self.ledger.reserve(&request, now_ms) {
-                    Decision::Admitted => None,
-                    Decision::Denied(denial) => {
-                        self.has_unsaved_refusals = true;
-                        Some(Refusal::Limit(denial))
-                    }
-                    Decision::Revoked => Some(Refusal::Revoked),
-                };
-                if refusal.is_none() && !known {
-                    self.write(Entry::Reserve(request), now_ms)?;
-                }
-                let standings = self.ledger.standings(&key, limits.0, limits.1, now_ms);
-                Ok(Reply::Decided { refusal, standings })
+            Call::Reserve(request) => self.reserve(request, now_ms),
+            Call::ReportAndReserve(reports, request) => {
+                self.report(reports, now_ms)?;
+                self.reserve(request, now_ms)
+            }
+            Call::Report(reports) => {
+                self.report(reports, now_ms)?;
+                Ok(Reply::Done)
             }
             Call::Settle(settle) => {
                 if self.ledger.settle(&settle, now_ms) {
@@ -123,7 +113,7 @@ impl<S: Store> Desk<S> {
                 Ok(Reply::Done)
             }
             Call::Standings { key, .. } if self.ledger.is_revoked(&key) => {
-                Ok(Reply::Decided { refusal: Some(Refusal::Revoked), standings: Vec::new() })
+                Ok(Reply::Decided { refusal: Some(Refusal::Revoked), standings: Vec::new(), spare: 0 })
             }
             Call::Standings { key, tenant_limits, key_limits } => {
                 let standings = self.ledger.standings(&key, tenant_limits, key_limits, now_ms);
@@ -164,6 +154,33 @@ impl<S: Store> Desk<S> {
         &self.store
     }
 
+    fn reserve(&mut self, request: Reserve, now_ms: u64) -> Result<Reply, String> {
+        let limits = (request.tenant_limits, request.key_limits);
+        let (key, known) = (request.key.clone(), self.ledger.holds(&request.lease));
+        let (refusal, spare) = match self.ledger.reserve(&request, now_ms) {
+            Decision::Admitted { spare } => (None, spare),
+            Decision::Denied(denial) => {
+                self.has_unsaved_refusals = true;
+                (Some(Refusal::Limit(denial)), 0)
+            }
+            Decision::Revoked => (Some(Refusal::Revoked), 0),
+        };
+        if refusal.is_none() && !known {
+            self.write(Entry::Reserve(Reserve { spare, ..request }), now_ms)?;
+        }
+        let standings = self.ledger.standings(&key, limits.0, limits.1, now_ms);
+        Ok(Reply::Decided { refusal, standings, spare })
+    }
+
+    fn report(&mut self, reports: Vec<Report>, now_ms: u64) -> Result<(), String> {
+        for report in reports {
+            if self.ledger.report(&report, now_ms) {
+                self.write(Entry::Report(report), now_ms)?;
+            }
+        }
+        Ok(())
+    }
+
     fn write(&mut self, entry: Entry, now_ms: u64) -> Result<(), String> {
         // The slot would be one that no snapshot holds yet: better nothing is promised than something forgotten.
         if self.seq.saturating_sub(self.snapshot_seq) >= JOURNAL_SLOTS {
@@ -182,10 +199,7 @@ impl<S: Store> Desk<S> {
         self.ledger.compact(now_ms);
         let usage = self.ledger.take_usage();
         let rows: Vec<UsageRow> = usage.into_iter().map(|(by, counts)| UsageRow { by, counts }).collect();
-        if !rows.is_empty() {
-            self.store.add_usage(&rows)?;
-        }
-        self.store.write_snapshot(self.seq, &self.ledger)?;
+        self.store.checkpoint(self.seq, &self.ledger, &rows)?;
         self.snapshot_seq = self.seq;
         self.has_unsaved_refusals = false;
         Ok(())

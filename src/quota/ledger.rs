@@ -7,17 +7,20 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::account::{Account, Lease, enlarge, patience};
-use super::limits::{Limits, Owner};
-use super::operation::{Decision, Entry, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
+use super::account::{Account, patience};
+use super::lease::{Known, Lease, PerMinute, Slice};
+use super::limits::{Limits, MAX_LIMIT, Owner};
+use super::operation::{Decision, Entry, Report, Reserve, Settle, Standing, Totals, UsageCounts, UsageKey, WindowUse};
 use crate::date::{date, day_of};
 
 /// How long a revoked key is remembered here; by then KV and every isolate know it.
 const REVOKED_MS: u64 = 86_400_000;
+/// The most requests that are promised beside the one that asks.
+const MOST_SPARE: u64 = 64;
 
 /// The state of one tenant's quota.
 ///
-/// Invariants: `open` of an account is the number of its leases; `now_ms` never goes back; a lease is charged in the
+/// Invariants: `open` of an account is the number of requests that its leases hold and that have not ended; `now_ms` never goes back; a lease is charged in the
 /// accounts with its estimate until it is settled, and with the truth from then on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -37,8 +40,8 @@ impl Ledger {
     /// Reserves in all dimensions of tenant and key, or in none. A lease that exists already is admitted already.
     pub fn reserve(&mut self, request: &Reserve, now_ms: u64) -> Decision {
         let now_ms = self.advance(now_ms);
-        if self.leases.contains_key(&request.lease) {
-            return Decision::Admitted;
+        if let Some(lease) = self.leases.get(&request.lease) {
+            return Decision::Admitted { spare: lease.open_requests().saturating_sub(1) };
         }
         if self.is_revoked(&request.key) {
             return Decision::Revoked;
@@ -55,24 +58,36 @@ impl Ledger {
             });
             return Decision::Denied(denial);
         }
-        self.promise(request, now_ms);
-        Decision::Admitted
+        let wanted = if tokens > MAX_LIMIT { 0 } else { request.spare.min(MOST_SPARE) };
+        let spare = tenant.spare(request.tenant_limits, tokens, wanted, now_ms);
+        let spare = key.spare(request.key_limits, tokens, spare, now_ms);
+        self.promise(request, spare, now_ms);
+        Decision::Admitted { spare }
     }
 
     /// Makes a promise that has been found good.
-    fn promise(&mut self, request: &Reserve, now_ms: u64) {
-        let tokens = request.tokens();
-        let (tenant_tpm, key_tpm) = (request.tenant_limits.tokens_per_minute, request.key_limits.tokens_per_minute);
+    fn promise(&mut self, request: &Reserve, spare: u64, now_ms: u64) {
+        let requests = spare.saturating_add(1);
+        let tokens = request.tokens().saturating_mul(requests);
+        let [of_tenant, of_key] = [request.tenant_limits, request.key_limits].map(PerMinute::from);
         let key = self.keys.entry(request.key.clone()).or_default();
-        if self.tenant.tokens.limit() != tenant_tpm {
-            self.leases.values_mut().for_each(|lease| enlarge(&mut lease.tenant_tpm, tenant_tpm));
+        if self.tenant.per_minute() != of_tenant {
+            self.leases.values_mut().for_each(|lease| lease.enlarge(Owner::Tenant, of_tenant));
         }
-        if key.tokens.limit() != key_tpm {
+        if key.per_minute() != of_key {
             let leases = self.leases.values_mut().filter(|lease| lease.key == request.key);
-            leases.for_each(|lease| enlarge(&mut lease.key_tpm, key_tpm));
+            leases.for_each(|lease| lease.enlarge(Owner::Key, of_key));
         }
-        self.tenant.take(request.tenant_limits, tokens, now_ms);
-        key.take(request.key_limits, tokens, now_ms);
+        self.tenant.take(request.tenant_limits, requests, tokens, now_ms);
+        key.take(request.key_limits, requests, tokens, now_ms);
+        let slice = (spare > 0).then(|| Slice {
+            open_requests: requests,
+            open_tokens: tokens,
+            tenant_rpm: of_tenant.requests,
+            key_rpm: of_key.requests,
+            seq: 0,
+            totals: Totals::default(),
+        });
         let lease = Lease {
             key: request.key.clone(),
             model: request.model.clone(),
@@ -80,30 +95,56 @@ impl Ledger {
             completion_tokens: request.completion_tokens,
             reserved_ms: now_ms,
             expires_ms: now_ms.saturating_add(request.lease_ms),
-            tenant_tpm,
-            key_tpm,
+            tenant_tpm: of_tenant.tokens,
+            key_tpm: of_key.tokens,
+            slice,
         };
         self.will_expire(lease.expires_ms);
         self.leases.insert(request.lease.clone(), lease);
     }
 
-    /// Replaces a promise by what was used. False, and nothing changed, if there is no such promise any more.
+    /// Replaces a promise by what was used. False, and nothing changed, if there is no such promise any more. Of a slice
+    /// it says that nobody knew it for one: nothing else was spent of it.
     pub fn settle(&mut self, settle: &Settle, now_ms: u64) -> bool {
         let now_ms = self.advance(now_ms);
         let Some(lease) = self.leases.remove(&settle.lease) else { return false };
-        let actual = settle.prompt_tokens.saturating_add(settle.completion_tokens);
-        self.tenant.settle(&lease, lease.tenant_tpm, actual, now_ms);
-        if let Some(key) = self.keys.get_mut(&lease.key) {
-            key.settle(&lease, lease.key_tpm, actual, now_ms);
-        }
-        self.count(lease.reserved_ms, &lease.key, &lease.model, |counts| {
-            counts.requests = counts.requests.saturating_add(1);
-            counts.prompt_tokens = counts.prompt_tokens.saturating_add(settle.prompt_tokens);
-            counts.completion_tokens = counts.completion_tokens.saturating_add(settle.completion_tokens);
-            counts.estimated = counts.estimated.saturating_add(settle.estimated.into());
-            counts.errors = counts.errors.saturating_add(settle.failed.into());
-        });
+        let (estimate, requests) = lease.open();
+        let known = Known {
+            reserved_ms: lease.reserved_ms,
+            estimate,
+            actual: settle.prompt_tokens.saturating_add(settle.completion_tokens),
+            requests,
+            unspent_requests: requests.saturating_sub(1),
+        };
+        self.charge(&lease, &known, now_ms);
+        self.count(lease.reserved_ms, &lease.key, &lease.model, |counts| counts.end(settle));
         true
+    }
+
+    /// Takes note of what became of a slice. False, and nothing changed, if that is known already, or there is no such
+    /// slice any more.
+    pub fn report(&mut self, report: &Report, now_ms: u64) -> bool {
+        let now_ms = self.advance(now_ms);
+        let Some(mut lease) = self.leases.remove(&report.lease) else { return false };
+        let learnt = lease.learn(report);
+        if let Some((known, usage)) = &learnt {
+            self.charge(&lease, known, now_ms);
+            for (model, more) in usage {
+                self.count(lease.reserved_ms, &lease.key, model, |counts| counts.add(more));
+            }
+        }
+        if lease.open_requests() > 0 {
+            self.leases.insert(report.lease.clone(), lease);
+        }
+        learnt.is_some()
+    }
+
+    /// Charges what is known where the promise was charged.
+    fn charge(&mut self, lease: &Lease, known: &Known, now_ms: u64) {
+        self.tenant.settle(known, lease.largest(Owner::Tenant), now_ms);
+        if let Some(key) = self.keys.get_mut(&lease.key) {
+            key.settle(known, lease.largest(Owner::Key), now_ms);
+        }
     }
 
     /// Whether there is such a promise.
@@ -133,10 +174,11 @@ impl Ledger {
             Entry::Reserve(request) => {
                 let now_ms = self.advance(now_ms);
                 if !self.holds(&request.lease) {
-                    self.promise(request, now_ms);
+                    self.promise(request, request.spare, now_ms);
                 }
             }
             Entry::Settle(settle) => drop(self.settle(settle, now_ms)),
+            Entry::Report(report) => drop(self.report(report, now_ms)),
             Entry::Renew { lease, lease_ms } => drop(self.renew(lease, *lease_ms, now_ms)),
             Entry::Revoke { key } => self.revoke(key, now_ms),
         }
@@ -207,17 +249,11 @@ impl Ledger {
             self.leases.iter().filter(|(_, lease)| lease.expires_ms <= now_ms).map(|(id, _)| id.clone()).collect();
         for id in due {
             let Some(lease) = self.leases.remove(&id) else { continue };
-            self.tenant.close();
+            self.tenant.close(lease.open_requests());
             if let Some(key) = self.keys.get_mut(&lease.key) {
-                key.close();
+                key.close(lease.open_requests());
             }
-            self.count(lease.reserved_ms, &lease.key, &lease.model, |counts| {
-                counts.requests = counts.requests.saturating_add(1);
-                counts.prompt_tokens = counts.prompt_tokens.saturating_add(lease.prompt_tokens);
-                counts.completion_tokens = counts.completion_tokens.saturating_add(lease.completion_tokens);
-                counts.estimated = counts.estimated.saturating_add(1);
-                counts.errors = counts.errors.saturating_add(1);
-            });
+            self.count(lease.reserved_ms, &lease.key, &lease.model, |counts| counts.add(&lease.as_reserved()));
         }
         self.earliest_expiry_ms = self.next_expiry_ms().unwrap_or_default();
         now_ms

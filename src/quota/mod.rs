@@ -8,9 +8,12 @@ mod bucket;
 mod call;
 mod desk;
 mod headers;
+mod lease;
 mod ledger;
 mod limits;
 mod operation;
+mod slice;
+mod slices;
 mod window;
 
 pub use call::{Call, Expect, Record, Refusal, Reply, UsageRow};
@@ -18,4 +21,7 @@ pub use desk::{Desk, JOURNAL_SLOTS, Store, StoredRecord, Written};
 pub use headers::{go_duration, rate_headers};
 pub use ledger::Ledger;
 pub use limits::{Dimension, Limits, MAX_LIMIT, Owner};
-pub use operation::{Decision, Denial, Entry, Reserve, Settle, Standing, UsageCounts, UsageKey, WindowUse};
+pub use operation::{
+    Decision, Denial, Entry, Report, Reserve, Settle, Standing, Totals, UsageCounts, UsageKey, WindowUse,
+};
+pub use slices::{Ask, Asking, Slices, Spent, Tend, Tending, Way};

@@ -1,5 +1,7 @@
 //! The words of the ledger: what it is asked, what it answers, and what it writes down.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::limits::{Dimension, Limits, Owner};
@@ -25,6 +27,15 @@ pub struct Reserve {
     pub key_limits: Limits,
     /// Milliseconds for which the promise holds, unless it is renewed.
     pub lease_ms: u64,
+    /// How many more requests of so many tokens the promise should hold: a slice of the quota, of which the asker spends
+    /// without asking. In the journal, how many it does hold.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spare: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+pub(super) const fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 impl Reserve {
@@ -50,6 +61,36 @@ pub struct Settle {
     pub failed: bool,
 }
 
+/// What became of a slice so far. All of it is totals since the slice was reserved, so that of several reports the last
+/// one says everything, whichever of the others were lost, came late or came twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The promise that is the slice.
+    pub lease: String,
+    /// Counts up with the totals.
+    pub seq: u64,
+    /// What is known by now.
+    pub totals: Totals,
+}
+
+/// What is known of a slice's requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// What was used, by model, of the requests that have ended. What was refused is less than nothing: it had been
+    /// refused by the ledger, and found room in a slice all the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub usage: BTreeMap<String, UsageCounts>,
+    /// The tokens that had been estimated for them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub estimated_tokens: u64,
+    /// Requests that nobody will make any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unspent_requests: u64,
+    /// Tokens that nobody will use any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unspent_tokens: u64,
+}
+
 /// An operation that changed the ledger, for the journal.
 #[expect(clippy::large_enum_variant, reason = "entries live one at a time, on their way to or from the journal")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +100,8 @@ pub enum Entry {
     Reserve(Reserve),
     /// It ended.
     Settle(Settle),
+    /// So much is known of a slice.
+    Report(Report),
     /// It goes on.
     Renew {
         /// The promise.
@@ -76,8 +119,11 @@ pub enum Entry {
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// All dimensions have been reserved.
-    Admitted,
+    /// All dimensions have been reserved, for so many more requests than the one.
+    Admitted {
+        /// At most what was asked for.
+        spare: u64,
+    },
     /// Nothing has been reserved.
     Denied(Denial),
     /// The key has been revoked.
@@ -142,10 +188,53 @@ pub struct UsageCounts {
     pub completion_tokens: u64,
     /// Requests whose tokens are estimated.
     pub estimated: u64,
-    /// Requests that were refused.
-    pub refused: u64,
+    /// Requests that were refused. As a change it may be negative: see [`Totals::usage`].
+    pub refused: i64,
     /// Requests that failed.
     pub errors: u64,
+}
+
+impl UsageCounts {
+    /// Counts one request that has ended.
+    pub(super) fn end(&mut self, settle: &Settle) {
+        self.add(&Self {
+            requests: 1,
+            prompt_tokens: settle.prompt_tokens,
+            completion_tokens: settle.completion_tokens,
+            estimated: settle.estimated.into(),
+            refused: 0,
+            errors: settle.failed.into(),
+        });
+    }
+
+    /// Adds other counts.
+    pub fn add(&mut self, more: &Self) {
+        self.requests = self.requests.saturating_add(more.requests);
+        self.prompt_tokens = self.prompt_tokens.saturating_add(more.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(more.completion_tokens);
+        self.estimated = self.estimated.saturating_add(more.estimated);
+        self.refused = self.refused.saturating_add(more.refused);
+        self.errors = self.errors.saturating_add(more.errors);
+    }
+
+    /// What has come to them since they were `before`.
+    #[must_use]
+    pub(super) fn since(&self, before: &Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(before.requests),
+            prompt_tokens: self.prompt_tokens.saturating_sub(before.prompt_tokens),
+            completion_tokens: self.completion_tokens.saturating_sub(before.completion_tokens),
+            estimated: self.estimated.saturating_sub(before.estimated),
+            refused: self.refused.saturating_sub(before.refused),
+            errors: self.errors.saturating_sub(before.errors),
+        }
+    }
+
+    /// Of prompts and choices.
+    #[must_use]
+    pub const fn tokens(&self) -> u64 {
+        self.prompt_tokens.saturating_add(self.completion_tokens)
+    }
 }
 
 /// What usage is counted by.

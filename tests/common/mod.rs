@@ -22,12 +22,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use completions_edge::dialect::UpstreamRequest;
 use completions_edge::gateway::{
-    CallError, Entropy, Gateway, Head, Platform, ReadError, Reply, ReplyBody, RequestRecord, Settlement, UpstreamBody,
-    UpstreamResponse,
+    CallError, Entropy, Gateway, Head, Platform, ReadError, Reply, ReplyBody, RequestRecord, Settled, Settlement,
+    SharedSlices, UpstreamBody, UpstreamResponse,
 };
 use completions_edge::quota::{
-    Call, Desk, JOURNAL_SLOTS, Ledger, Record, Reply as LedgerReply, Settle, Store, StoredRecord, UsageCounts,
-    UsageKey, UsageRow, Written,
+    Call, Desk, JOURNAL_SLOTS, Ledger, Record, Reply as LedgerReply, Settle, Store, StoredRecord, Tend, Tending,
+    UsageCounts, UsageKey, UsageRow, Written,
 };
 use completions_edge::transcode::{End, Outcome, Progress};
 use futures_util::FutureExt as _;
@@ -118,13 +118,17 @@ pub struct World {
     pub failures_allowed: Cell<u32>,
     /// Leases that are kept renewed.
     pub renewed: RefCell<Vec<String>>,
+    /// Who tends slices, when `tend_all` lets them.
+    pub tending: RefCell<Vec<(SharedSlices, Tending)>>,
+    /// How many requests there were.
+    pub requests: Cell<u8>,
     /// Every call, as the ledgers got it.
     pub ledger_calls: RefCell<Vec<(String, Call)>>,
     pub operator: admin::Operator,
 }
 
 /// A ledger's store in maps.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     pub snapshot: Option<(u64, String)>,
     pub journal: BTreeMap<u64, String>,
@@ -160,14 +164,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn write_snapshot(&mut self, seq: u64, ledger: &Ledger) -> Result<(), String> {
+    fn checkpoint(&mut self, seq: u64, ledger: &Ledger, usage: &[UsageRow]) -> Result<(), String> {
         self.snapshot = Some((seq, serde_json::to_string(ledger).unwrap()));
         self.rows_written += 1;
-        Ok(())
-    }
-
-    fn add_usage(&mut self, rows: &[UsageRow]) -> Result<(), String> {
-        for UsageRow { by, counts } in rows {
+        for UsageRow { by, counts } in usage {
             let sum = self.usage.entry(by.clone()).or_default();
             sum.requests += counts.requests;
             sum.prompt_tokens += counts.prompt_tokens;
@@ -225,6 +225,8 @@ impl Default for World {
             ledger_asked: Cell::default(),
             ledger_calls: RefCell::default(),
             renewed: RefCell::default(),
+            tending: RefCell::default(),
+            requests: Cell::default(),
             operator: admin::Operator::default(),
             failures: Cell::default(),
             failures_allowed: Cell::new(u32::MAX),
@@ -263,9 +265,33 @@ impl World {
 
     pub fn ask_again(&self, gateway: &Gateway, head: &Head, body: &str) -> Received {
         *self.body.borrow_mut() = body.as_bytes().to_vec();
-        let entropy = std::array::from_fn(|i| u8::try_from(i).unwrap());
+        let mut entropy: [u8; 32] = std::array::from_fn(|i| u8::try_from(i).unwrap());
+        // Each has its own name.
+        entropy[31] ^= self.requests.replace(self.requests.get().wrapping_add(1));
         let reply = gateway.handle(self, head, Entropy(entropy)).now_or_never().expect("nothing here waits");
         self.receive(reply)
+    }
+
+    /// Lets everybody tend slices who began to, until nothing is left to be done, and time pass meanwhile.
+    pub fn tend_all(&self) {
+        for (slices, tending) in self.tending.take() {
+            loop {
+                let next = slices.borrow_mut().tend(&tending, self.now_ms.get());
+                let reports = match next {
+                    Tend::Wait(ms) => {
+                        self.now_ms.set(self.now_ms.get() + ms);
+                        continue;
+                    }
+                    Tend::Report(reports) => reports,
+                    Tend::Done => break,
+                };
+                let call = Call::Report(reports.clone());
+                match self.ledger(&tending.tenant, &call, 0).now_or_never().expect("nothing here waits") {
+                    Ok(_) => slices.borrow_mut().told(&tending.tenant, &reports, self.now_ms.get()),
+                    Err(_) => slices.borrow_mut().not_told(&tending.tenant, &reports, self.now_ms.get()),
+                }
+            }
+        }
     }
 
     /// A completion request with the key of the world.
@@ -351,8 +377,10 @@ impl World {
                 stream.upstreams.iter_mut().flatten().for_each(UpstreamBody::cancel);
                 let outcome = stream.transcoder.outcome();
                 let closed = stream.closing.close(&outcome, false, self.now_ms.get());
-                if let Some((tenant, settle)) = closed.settle {
-                    self.settle_later(&tenant, settle);
+                match closed.settled {
+                    Some(Settled::Tell(tenant, settle)) => self.settle_later(&tenant, settle),
+                    Some(Settled::Tend(slices, tending)) => self.tend(slices, tending),
+                    Some(Settled::Kept) | None => {}
                 }
                 closed.change.iter().for_each(|change| self.warn(change));
                 self.record(&closed.record);
@@ -467,6 +495,10 @@ impl Platform for World {
 
     fn settle_later(&self, tenant: &str, settle: Settle) {
         let _ = self.ledger(tenant, &Call::Settle(settle), 0).now_or_never().expect("nothing here waits");
+    }
+
+    fn tend(&self, slices: SharedSlices, tending: Tending) {
+        self.tending.borrow_mut().push((slices, tending));
     }
 
     async fn may_fail_again(&self) -> bool {

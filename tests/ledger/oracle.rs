@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use completions_edge::quota::{Denial, Dimension, Limits, Owner, Reserve, Settle, Standing, UsageCounts, UsageKey};
+use completions_edge::quota::{
+    Denial, Dimension, Limits, Owner, Report, Reserve, Settle, Standing, Totals, UsageCounts, UsageKey,
+};
 
 const MINUTE: i128 = 60_000;
 const DAY_MS: u64 = 86_400_000;
@@ -44,6 +46,23 @@ impl Date {
     }
 }
 
+/// What became known of an admission in one settlement or report.
+#[derive(Clone, Debug)]
+struct Known {
+    /// How many admissions there were.
+    count: usize,
+    ended: u64,
+    unspent: u64,
+    estimate: u64,
+    usage: BTreeMap<String, UsageCounts>,
+}
+
+impl Known {
+    fn actual(&self) -> u64 {
+        self.usage.values().map(|counts| counts.prompt_tokens + counts.completion_tokens).sum()
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Admission {
     request: Reserve,
@@ -52,27 +71,40 @@ struct Admission {
     expires_ms: u64,
     /// How many admissions there were when it ended.
     until: Option<usize>,
-    /// How it ended, if not by running out.
-    settle: Option<Settle>,
+    known: Vec<Known>,
+    /// The last report.
+    seq: u64,
+    totals: Totals,
 }
 
 impl Admission {
+    /// Requests that it is for.
+    fn requests(&self) -> u64 {
+        1 + self.request.spare
+    }
+
     fn estimate(&self) -> u64 {
-        self.request.prompt_tokens + self.request.completion_tokens
+        (self.request.prompt_tokens + self.request.completion_tokens) * self.requests()
     }
 
-    /// What it is charged in windows when there are so many admissions.
-    fn charged(&self, admissions: usize) -> u64 {
-        match &self.settle {
-            Some(settle) if self.until.is_some_and(|until| until <= admissions) => {
-                settle.prompt_tokens + settle.completion_tokens
-            }
-            _ => self.estimate(),
+    fn known(&self, admissions: usize) -> impl Iterator<Item = &Known> {
+        self.known.iter().filter(move |known| known.count <= admissions)
+    }
+
+    /// What it is charged in windows when there are so many admissions: requests, tokens.
+    fn charged(&self, admissions: usize) -> (u64, u64) {
+        let unspent: u64 = self.known(admissions).map(|known| known.unspent).sum();
+        let estimate: u64 = self.known(admissions).map(|known| known.estimate).sum();
+        let actual: u64 = self.known(admissions).map(Known::actual).sum();
+        (self.requests() - unspent, self.estimate() - estimate + actual)
+    }
+
+    /// How many of its requests are open when there are so many admissions.
+    fn open(&self, admissions: usize) -> u64 {
+        if self.until.is_some_and(|until| until <= admissions) {
+            return 0;
         }
-    }
-
-    fn is_open(&self, admissions: usize) -> bool {
-        self.until.is_none_or(|until| until > admissions)
+        self.requests() - self.known(admissions).map(|known| known.ended + known.unspent).sum::<u64>()
     }
 }
 
@@ -81,8 +113,8 @@ impl Admission {
 struct Mark {
     at_ms: u64,
     admission: usize,
-    /// How many admissions there were, if it is that one of them was settled.
-    settled: Option<usize>,
+    /// What became known of it, if that is what happened.
+    known: Option<usize>,
 }
 
 /// The tenant, or one of its keys.
@@ -106,7 +138,8 @@ impl Account<'_> {
 /// What the ledger should say to a request.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    Admitted,
+    /// For so many more requests.
+    Admitted(u64),
     Revoked,
     /// Every limit that refuses it.
     Denied(Vec<Denial>),
@@ -147,8 +180,8 @@ impl Oracle {
     }
 
     pub fn reserve(&mut self, request: &Reserve) -> Verdict {
-        if self.open().any(|open| open.lease == request.lease) {
-            return Verdict::Admitted;
+        if let Some(admission) = self.open_admission(&request.lease) {
+            return Verdict::Admitted(self.admissions[admission].open(self.admissions.len()) - 1);
         }
         let now_ms = self.now_ms;
         if self.revoked.iter().any(|(key, at_ms)| *key == request.key && now_ms - at_ms < REVOKED_MS) {
@@ -160,29 +193,94 @@ impl Oracle {
             self.refused.push(UsageKey { day: date.text, key: request.key.clone(), model: request.model.clone() });
             return Verdict::Denied(denials);
         }
-        self.marks.push(Mark { at_ms: now_ms, admission: self.admissions.len(), settled: None });
+        let spare = self.spare(request);
+        self.marks.push(Mark { at_ms: now_ms, admission: self.admissions.len(), known: None });
         self.admissions.push(Admission {
-            request: request.clone(),
+            request: Reserve { spare, ..request.clone() },
             at_ms: now_ms,
             date,
             expires_ms: now_ms + request.lease_ms,
             until: None,
-            settle: None,
+            known: Vec::new(),
+            seq: 0,
+            totals: Totals::default(),
         });
-        Verdict::Admitted
+        Verdict::Admitted(spare)
     }
 
-    fn open_admission(&mut self, lease: &str) -> Option<usize> {
+    /// The most requests beside an admitted one that leave fifteen sixteenths of what is left of every limit.
+    fn spare(&self, request: &Reserve) -> u64 {
+        let tokens = request.prompt_tokens + request.completion_tokens;
+        let leaves_enough = |spare: &u64| {
+            [Owner::Tenant, Owner::Key].into_iter().all(|owner| {
+                let account = Account { owner, key: &request.key };
+                Dimension::ALL.into_iter().all(|dimension| {
+                    let Some(limit) = account.limit(request, dimension) else { return true };
+                    let cost = if dimension.counts_tokens() { tokens } else { 1 };
+                    let (used, ..) = self.look(account, dimension, limit, cost);
+                    spare * cost * 16 <= limit - used - cost
+                })
+            })
+        };
+        (0..=request.spare.min(64)).rev().find(leaves_enough).unwrap()
+    }
+
+    fn open_admission(&self, lease: &str) -> Option<usize> {
         self.admissions.iter().position(|admission| admission.until.is_none() && admission.request.lease == lease)
     }
 
     pub fn settle(&mut self, settle: &Settle) -> bool {
-        let Some(admission) = self.open_admission(&settle.lease) else { return false };
+        let Some(index) = self.open_admission(&settle.lease) else { return false };
         let count = self.admissions.len();
-        self.admissions[admission].until = Some(count);
-        self.admissions[admission].settle = Some(settle.clone());
-        self.marks.push(Mark { at_ms: self.now_ms, admission, settled: Some(count) });
+        let admission = &self.admissions[index];
+        let counts = UsageCounts {
+            requests: 1,
+            prompt_tokens: settle.prompt_tokens,
+            completion_tokens: settle.completion_tokens,
+            estimated: settle.estimated.into(),
+            refused: 0,
+            errors: settle.failed.into(),
+        };
+        let estimated: u64 = admission.known.iter().map(|known| known.estimate).sum();
+        let usage = BTreeMap::from([(admission.request.model.clone(), counts)]);
+        let (unspent, estimate) = (admission.open(count) - 1, admission.estimate() - estimated);
+        self.learn(index, Known { count, ended: 1, unspent, estimate, usage });
         true
+    }
+
+    pub fn report(&mut self, report: &Report) -> bool {
+        let Some(index) = self.open_admission(&report.lease) else { return false };
+        let count = self.admissions.len();
+        let admission = &mut self.admissions[index];
+        if admission.request.spare == 0 || report.seq <= admission.seq {
+            return false;
+        }
+        admission.seq = report.seq;
+        let before = std::mem::replace(&mut admission.totals, report.totals.clone());
+        let mut usage = report.totals.usage.clone();
+        for (model, counts) in &mut usage {
+            let before = before.usage.get(model).cloned().unwrap_or_default();
+            counts.requests -= before.requests;
+            counts.prompt_tokens -= before.prompt_tokens;
+            counts.completion_tokens -= before.completion_tokens;
+            counts.estimated -= before.estimated;
+            counts.errors -= before.errors;
+        }
+        let unspent = report.totals.unspent_requests - before.unspent_requests;
+        let estimate = report.totals.estimated_tokens - before.estimated_tokens + report.totals.unspent_tokens
+            - before.unspent_tokens;
+        let ended = usage.values().map(|counts| counts.requests).sum();
+        self.learn(index, Known { count, ended, unspent, estimate, usage });
+        true
+    }
+
+    fn learn(&mut self, index: usize, known: Known) {
+        let (count, admission) = (known.count, &mut self.admissions[index]);
+        admission.known.push(known);
+        self.marks.push(Mark { at_ms: self.now_ms, admission: index, known: Some(admission.known.len() - 1) });
+        if admission.open(count) == 0 {
+            admission.until = Some(count);
+        }
     }
 
     pub fn renew(&mut self, lease: &str, lease_ms: u64) -> bool {
@@ -196,10 +294,10 @@ impl Oracle {
         self.revoked.push((key.to_owned(), self.now_ms));
     }
 
-    /// The largest limit of an account's tokens a minute since an admission; none if there was a time without one.
-    fn largest_limit(&self, account: Account<'_>, admission: usize, count: usize) -> Option<u64> {
+    /// The largest limit of an account since an admission; none if there was a time without one.
+    fn largest_limit(&self, account: Account<'_>, dimension: Dimension, admission: usize, count: usize) -> Option<u64> {
         let since = self.admissions[admission..count].iter().filter(|admission| account.has(admission));
-        let limits = since.map(|admission| account.limit(&admission.request, Dimension::TokensPerMinute));
+        let limits = since.map(|admission| account.limit(&admission.request, dimension));
         limits.collect::<Option<Vec<u64>>>()?.into_iter().max()
     }
 
@@ -216,21 +314,25 @@ impl Oracle {
             if !account.has(admission) {
                 continue;
             }
-            let Some(count) = mark.settled else {
+            let Some(known) = mark.known.map(|known| &admission.known[known]) else {
                 let Some(limit) = account.limit(&admission.request, dimension) else {
                     (charges, last) = (Vec::new(), None);
                     continue;
                 };
-                let cost = if dimension.counts_tokens() { admission.estimate() } else { 1 };
+                let cost = if dimension.counts_tokens() { admission.estimate() } else { admission.requests() };
                 charges.push((drained(last, mark.at_ms, limit), i128::from(cost) * MINUTE));
                 last = Some((mark.at_ms, limit));
                 continue;
             };
-            if !dimension.counts_tokens() {
+            if !dimension.counts_tokens() && known.unspent == 0 {
                 continue;
             }
-            let Some(largest) = self.largest_limit(account, mark.admission, count) else { continue };
-            let more = (i128::from(admission.charged(count)) - i128::from(admission.estimate())) * MINUTE;
+            let Some(largest) = self.largest_limit(account, dimension, mark.admission, known.count) else { continue };
+            let more = if dimension.counts_tokens() {
+                (i128::from(known.actual()) - i128::from(known.estimate)) * MINUTE
+            } else {
+                -i128::from(known.unspent) * MINUTE
+            };
             let perhaps_drained = i128::from(largest) * i128::from(mark.at_ms - admission.at_ms);
             let (_, limit) = last.unwrap();
             let charge = if more > 0 { more } else { (more + perhaps_drained).min(0) };
@@ -265,19 +367,18 @@ impl Oracle {
                 return (limit.min(ceil(level, MINUTE)), wait_ms, ceil(level, rate.max(1)));
             }
             Dimension::RequestsPerDay => {
-                (mine().filter(|admission| admission.date == today).count() as u64, today.ends_ms)
+                let todays = mine().filter(|admission| admission.date == today);
+                (todays.map(|admission| admission.charged(count).0).sum(), today.ends_ms)
             }
             Dimension::TokensPerDay => {
                 let todays = mine().filter(|admission| admission.date == today);
-                (todays.map(|admission| admission.charged(count)).sum(), today.ends_ms)
+                (todays.map(|admission| admission.charged(count).1).sum(), today.ends_ms)
             }
             Dimension::TokensPerMonth => {
                 let months = mine().filter(|admission| admission.date.month == today.month);
-                (months.map(|admission| admission.charged(count)).sum(), today.month_ends_ms)
+                (months.map(|admission| admission.charged(count).1).sum(), today.month_ends_ms)
             }
-            Dimension::ConcurrentRequests => {
-                (mine().filter(|admission| admission.is_open(count)).count() as u64, self.now_ms)
-            }
+            Dimension::ConcurrentRequests => (mine().map(|admission| admission.open(count)).sum(), self.now_ms),
         };
         let wait_ms = match dimension {
             _ if cost > limit => None,
@@ -321,22 +422,27 @@ impl Oracle {
     /// What has been used, of all that has ended.
     pub fn usage(&self) -> BTreeMap<UsageKey, UsageCounts> {
         let mut usage: BTreeMap<UsageKey, UsageCounts> = BTreeMap::new();
-        for Admission { request, date, until, settle, .. } in &self.admissions {
-            if until.is_none() {
-                continue;
-            }
-            let day = date.text.clone();
-            let counts =
-                usage.entry(UsageKey { day, key: request.key.clone(), model: request.model.clone() }).or_default();
-            let (prompt_tokens, completion_tokens, estimated, failed) = match settle {
-                Some(settle) => (settle.prompt_tokens, settle.completion_tokens, settle.estimated, settle.failed),
-                None => (request.prompt_tokens, request.completion_tokens, true, true),
+        for admission in &self.admissions {
+            let Admission { request, date, until, known, .. } = admission;
+            let mut add = |model: &str, more: &UsageCounts| {
+                let by = UsageKey { day: date.text.clone(), key: request.key.clone(), model: model.to_owned() };
+                usage.entry(by).or_default().add(more);
             };
-            counts.requests += 1;
-            counts.prompt_tokens += prompt_tokens;
-            counts.completion_tokens += completion_tokens;
-            counts.estimated += u64::from(estimated);
-            counts.errors += u64::from(failed);
+            for (model, counts) in known.iter().flat_map(|known| &known.usage) {
+                if *counts != UsageCounts::default() {
+                    add(model, counts);
+                }
+            }
+            // What nobody told of before it ran out is charged as it was reserved.
+            let requests = admission.requests() - known.iter().map(|known| known.ended + known.unspent).sum::<u64>();
+            if until.is_some() && requests > 0 {
+                let tokens = admission.estimate() - known.iter().map(|known| known.estimate).sum::<u64>();
+                let prompt_tokens = tokens.min(requests * request.prompt_tokens);
+                let completion_tokens = tokens - prompt_tokens;
+                let (estimated, errors) = (requests, requests);
+                let counts = UsageCounts { requests, prompt_tokens, completion_tokens, estimated, refused: 0, errors };
+                add(&request.model, &counts);
+            }
         }
         for key in &self.refused {
             usage.entry(key.clone()).or_default().refused += 1;
@@ -363,12 +469,11 @@ impl Oracle {
                 }
             };
             let today = || upto.iter().filter(|(_, admission)| admission.date == last.date);
-            check(Dimension::RequestsPerDay, today().count() as u64);
-            check(Dimension::TokensPerDay, today().map(|(_, admission)| admission.charged(index)).sum());
+            check(Dimension::RequestsPerDay, today().map(|(_, admission)| admission.charged(index).0).sum());
+            check(Dimension::TokensPerDay, today().map(|(_, admission)| admission.charged(index).1).sum());
             let month = upto.iter().filter(|(_, admission)| admission.date.month == last.date.month);
-            check(Dimension::TokensPerMonth, month.map(|(_, admission)| admission.charged(index)).sum());
-            let open = upto.iter().filter(|(_, admission)| admission.is_open(index));
-            check(Dimension::ConcurrentRequests, open.count() as u64);
+            check(Dimension::TokensPerMonth, month.map(|(_, admission)| admission.charged(index).1).sum());
+            check(Dimension::ConcurrentRequests, upto.iter().map(|(_, admission)| admission.open(index)).sum());
             for dimension in [Dimension::RequestsPerMinute, Dimension::TokensPerMinute] {
                 self.check_intervals(account, dimension, upto);
             }
@@ -382,8 +487,8 @@ impl Oracle {
         for (_, first) in admissions.iter().rev() {
             let Some(limit) = account.limit(&first.request, dimension) else { return };
             largest = i128::from(limit).max(largest);
-            charged +=
-                if dimension.counts_tokens() { i128::from(first.charged(count).min(first.estimate())) } else { 1 };
+            let (requests, tokens) = first.charged(count);
+            charged += i128::from(if dimension.counts_tokens() { tokens.min(first.estimate()) } else { requests });
             let interval_ms = i128::from(end_ms - first.at_ms);
             assert!(
                 charged * MINUTE <= largest * (MINUTE + interval_ms),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use completions_edge::quota::{
-    Decision, Denial, Dimension, Entry, Ledger, Limits, MAX_LIMIT, Reserve, Settle, UsageCounts, UsageKey,
+    Decision, Denial, Dimension, Entry, Ledger, Limits, MAX_LIMIT, Report, Reserve, Settle, Totals, UsageCounts,
+    UsageKey,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -32,27 +33,133 @@ pub enum Actual {
     More(u64),
 }
 
+impl Actual {
+    fn of(self, estimate: u64) -> u64 {
+        match self {
+            Self::Zero => 0,
+            Self::Less(percent) => estimate * percent / 100,
+            Self::Equal => estimate,
+            Self::More(more) => estimate + more,
+        }
+    }
+}
+
+/// A slice as whoever spends it knows it.
+#[derive(Debug)]
+struct Slice {
+    lease: String,
+    requests: u64,
+    tokens: u64,
+    /// The estimate of each request; the last one takes what is left.
+    each: u64,
+    seq: u64,
+    totals: Totals,
+}
+
+impl Slice {
+    fn of(request: &Reserve, spare: u64) -> Self {
+        let (requests, each) = (1 + spare, request.prompt_tokens + request.completion_tokens);
+        let (lease, totals) = (request.lease.clone(), Totals::default());
+        Self { lease, requests, tokens: each * requests, each, seq: 0, totals }
+    }
+
+    /// So many requests of it are made and end, and the rest is given back.
+    fn spend(&mut self, model: &str, requests: u64, actual: Actual, close: bool) -> Report {
+        for nth in 0..requests.min(self.requests) {
+            // Not all are as large as the one that asked for the slice.
+            let estimate = (self.each + nth % 3).saturating_sub(1).min(self.tokens);
+            self.requests -= 1;
+            self.tokens -= estimate;
+            self.totals.estimated_tokens += estimate;
+            let used = actual.of(estimate);
+            self.totals.usage.entry(model.to_owned()).or_default().add(&UsageCounts {
+                requests: 1,
+                prompt_tokens: used / 3,
+                completion_tokens: used - used / 3,
+                estimated: nth % 2,
+                refused: 0,
+                errors: nth % 2,
+            });
+        }
+        if close {
+            self.totals.unspent_requests += std::mem::take(&mut self.requests);
+            self.totals.unspent_tokens += std::mem::take(&mut self.tokens);
+        }
+        self.seq += 1;
+        Report { lease: self.lease.clone(), seq: self.seq, totals: self.totals.clone() }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Op {
-    Reserve { key: usize, model: usize, prompt_tokens: u64, completion_tokens: u64, lease_ms: u64 },
-    ReserveAgain { lease: Index, key: usize },
-    SettleOpen { lease: Index, actual: Actual, estimated: bool, failed: bool },
-    SettleAny { lease: Index, actual: Actual },
+    Reserve {
+        key: usize,
+        model: usize,
+        prompt_tokens: u64,
+        completion_tokens: u64,
+        lease_ms: u64,
+        spare: u64,
+    },
+    /// Something becomes of a slice, and a report is made of it, which may get lost for now.
+    Spend {
+        slice: Index,
+        model: usize,
+        requests: u64,
+        actual: Actual,
+        close: bool,
+        arrives: bool,
+    },
+    /// A report arrives, once more or only now.
+    Arrive {
+        report: Index,
+    },
+    ReserveAgain {
+        lease: Index,
+        key: usize,
+    },
+    SettleOpen {
+        lease: Index,
+        actual: Actual,
+        estimated: bool,
+        failed: bool,
+    },
+    SettleAny {
+        lease: Index,
+        actual: Actual,
+    },
     SettleUnknown,
-    Renew { lease: Index, lease_ms: u64 },
-    Revoke { key: usize },
-    Pass { ms: u64 },
-    PassToEnd { month: bool, off_by: u64 },
-    PassToExpiry { off_by: u64 },
-    GoBack { ms: u64 },
+    Renew {
+        lease: Index,
+        lease_ms: u64,
+    },
+    Revoke {
+        key: usize,
+    },
+    Pass {
+        ms: u64,
+    },
+    PassToEnd {
+        month: bool,
+        off_by: u64,
+    },
+    PassToExpiry {
+        off_by: u64,
+    },
+    GoBack {
+        ms: u64,
+    },
     Expire,
-    Look { key: usize },
+    Look {
+        key: usize,
+    },
     Compact,
     TakeUsage,
     RestartFromJournal,
     Snapshot,
     RestartFromSnapshot,
-    Change { limits: Index },
+    Change {
+        limits: Index,
+    },
 }
 
 pub fn limits() -> BoxedStrategy<Limits> {
@@ -64,6 +171,21 @@ pub fn limits() -> BoxedStrategy<Limits> {
             requests_per_minute: rpm,
             tokens_per_minute: tpm,
             requests_per_day: rpd.map(|limit| limit * 3),
+            tokens_per_day: tpd,
+            tokens_per_month,
+            concurrent_requests,
+        })
+        .boxed()
+}
+
+/// Limits of which a part is enough for several requests.
+pub fn wide_limits() -> BoxedStrategy<Limits> {
+    let some = |most: u64| prop_oneof![2 => Just(None), 3 => (1..most).prop_map(Some)];
+    (some(400), some(8000), some(600), some(9000), some(12_000), some(300))
+        .prop_map(|(rpm, tpm, rpd, tpd, tokens_per_month, concurrent_requests)| Limits {
+            requests_per_minute: rpm,
+            tokens_per_minute: tpm,
+            requests_per_day: rpd,
             tokens_per_day: tpd,
             tokens_per_month,
             concurrent_requests,
@@ -112,12 +234,19 @@ pub fn op(changing: bool) -> impl Strategy<Value = Op> {
         0..70 * DAY_MS
     ];
     let (key, index) = (|| 0..KEYS.len(), any::<Index>);
+    let spare = prop_oneof![2 => Just(0u64), 2 => 0u64..70];
     prop_oneof![
-        24 => (key(), 0..MODELS.len(), tokens(), tokens(), lease_ms()).prop_map(
-            |(key, model, prompt_tokens, completion_tokens, lease_ms)| {
-                Op::Reserve { key, model, prompt_tokens, completion_tokens, lease_ms }
+        24 => (key(), 0..MODELS.len(), tokens(), tokens(), lease_ms(), spare).prop_map(
+            |(key, model, prompt_tokens, completion_tokens, lease_ms, spare)| {
+                Op::Reserve { key, model, prompt_tokens, completion_tokens, lease_ms, spare }
             }
         ),
+        12 => (index(), 0..MODELS.len(), 0u64..20, actual(), any::<bool>(), any::<bool>()).prop_map(
+            |(slice, model, requests, actual, close, arrives)| {
+                Op::Spend { slice, model, requests, actual, close, arrives }
+            }
+        ),
+        8 => index().prop_map(|report| Op::Arrive { report }),
         8 => (index(), actual(), any::<bool>(), any::<bool>())
             .prop_map(|(lease, actual, estimated, failed)| Op::SettleOpen { lease, actual, estimated, failed }),
         9 => ms.prop_map(|ms| Op::Pass { ms }),
@@ -164,6 +293,9 @@ impl Storage {
 /// A ledger, what it is compared with, and what it has written down.
 struct World {
     clock_ms: u64,
+    slices: Vec<Slice>,
+    /// Every report that was ever made.
+    reports: Vec<Report>,
     limits: AllLimits,
     oracle: Oracle,
     ledger: Ledger,
@@ -179,12 +311,7 @@ struct World {
 fn add(usage: &mut Usage, more: Usage) {
     for (key, counts) in more {
         let sum = usage.entry(key).or_default();
-        sum.requests += counts.requests;
-        sum.prompt_tokens += counts.prompt_tokens;
-        sum.completion_tokens += counts.completion_tokens;
-        sum.estimated += counts.estimated;
-        sum.refused += counts.refused;
-        sum.errors += counts.errors;
+        sum.add(&counts);
     }
 }
 
@@ -193,6 +320,8 @@ impl World {
         let ledger = Ledger::default();
         Self {
             clock_ms: START_MS,
+            slices: Vec::new(),
+            reports: Vec::new(),
             limits: *limits,
             oracle: Oracle::default(),
             twin: Ledger::default(),
@@ -235,10 +364,14 @@ impl World {
         let mut twin = self.twin.clone();
         assert_eq!(twin.reserve(request, now_ms), decision, "what was refused left a trace");
         match (verdict, decision) {
-            (Verdict::Admitted, Decision::Admitted) => {
+            (Verdict::Admitted(expected), Decision::Admitted { spare }) => {
+                assert_eq!(spare, expected);
                 self.twin = twin;
                 if !known {
-                    self.write(&Entry::Reserve(request.clone()));
+                    self.write(&Entry::Reserve(Reserve { spare, ..request.clone() }));
+                    if spare > 0 {
+                        self.slices.push(Slice::of(request, spare));
+                    }
                 }
             }
             (Verdict::Revoked, Decision::Revoked) => {}
@@ -265,10 +398,10 @@ impl World {
             assert!(matches!(after(400 * DAY_MS), Decision::Denied(_)), "{denial:?}");
             return;
         };
-        assert_eq!(alone, Decision::Admitted, "{denial:?}");
+        assert!(matches!(alone, Decision::Admitted { .. }), "{denial:?}");
         assert!(wait_ms > 0);
         match after(wait_ms) {
-            Decision::Admitted => {}
+            Decision::Admitted { .. } => {}
             // How long a place is taken is a guess.
             Decision::Denied(denial) if no_place => assert_eq!(denial.dimension, Dimension::ConcurrentRequests),
             decision => panic!("after {wait_ms} ms: {decision:?}"),
@@ -278,14 +411,19 @@ impl World {
         }
     }
 
+    fn report(&mut self, report: &Report) {
+        let now_ms = self.tell();
+        let expected = self.oracle.report(report);
+        assert_eq!(self.ledger.report(report, self.clock_ms), expected);
+        assert_eq!(self.twin.report(report, now_ms), expected);
+        if expected {
+            self.write(&Entry::Report(report.clone()));
+            assert!(!self.ledger.report(report, self.clock_ms), "a report counts once");
+        }
+    }
+
     fn settle(&mut self, request: &Reserve, actual: Actual, estimated: bool, failed: bool) {
-        let estimate = request.prompt_tokens + request.completion_tokens;
-        let tokens = match actual {
-            Actual::Zero => 0,
-            Actual::Less(percent) => estimate * percent / 100,
-            Actual::Equal => estimate,
-            Actual::More(more) => estimate + more,
-        };
+        let tokens = actual.of(request.prompt_tokens + request.completion_tokens);
         let prompt_tokens = tokens.min(request.prompt_tokens);
         let completion_tokens = tokens - prompt_tokens;
         let settle = Settle { lease: request.lease.clone(), prompt_tokens, completion_tokens, estimated, failed };
@@ -313,9 +451,31 @@ impl World {
         self.ledger.expire(self.clock_ms);
     }
 
+    /// When the day ends, or the month: an unused account tells.
+    fn end_ms(&self, month: bool) -> u64 {
+        let limits = Limits { tokens_per_day: Some(1), tokens_per_month: Some(1), ..Limits::default() };
+        let mut oracle = self.oracle.clone();
+        oracle.pass(self.clock_ms);
+        let standings = oracle.standings("nobody", Limits::default(), limits);
+        oracle.now_ms + standings[usize::from(month)].reset_ms
+    }
+
     fn step(&mut self, op: &Op, number: usize, choices: &[AllLimits]) {
         match *op {
-            Op::Reserve { key, model, prompt_tokens, completion_tokens, lease_ms } => self.reserve(&Reserve {
+            Op::Spend { slice, model, requests, actual, close, arrives } if !self.slices.is_empty() => {
+                let slice = slice.index(self.slices.len());
+                let report = self.slices[slice].spend(MODELS[model], requests, actual, close);
+                self.reports.push(report.clone());
+                if arrives {
+                    self.report(&report);
+                }
+            }
+            Op::Arrive { report } if !self.reports.is_empty() => {
+                let report = report.get(&self.reports).clone();
+                self.report(&report);
+            }
+            Op::Spend { .. } | Op::Arrive { .. } => {}
+            Op::Reserve { key, model, prompt_tokens, completion_tokens, lease_ms, spare } => self.reserve(&Reserve {
                 lease: format!("lease-{number}"),
                 key: KEYS[key].to_owned(),
                 model: MODELS[model].to_owned(),
@@ -324,13 +484,21 @@ impl World {
                 tenant_limits: self.limits.tenant,
                 key_limits: self.limits.keys[key],
                 lease_ms,
+                spare,
             }),
             Op::ReserveAgain { lease, key } => {
                 if let Some(request) = self.open_lease(lease) {
                     // What else it says does not matter, unless the promise has just run out.
                     let (tenant_limits, key_limits) = (self.limits.tenant, self.limits.keys[key]);
                     let key = KEYS[key].to_owned();
-                    self.reserve(&Reserve { key, completion_tokens: 7, tenant_limits, key_limits, ..request });
+                    self.reserve(&Reserve {
+                        key,
+                        completion_tokens: 7,
+                        tenant_limits,
+                        key_limits,
+                        spare: 0,
+                        ..request
+                    });
                 }
             }
             Op::SettleOpen { lease, actual, estimated, failed } => {
@@ -365,14 +533,7 @@ impl World {
                 self.write(&Entry::Revoke { key });
             }
             Op::Pass { ms } => self.clock_ms += ms,
-            Op::PassToEnd { month, off_by } => {
-                // An unused account tells when the windows end.
-                let limits = Limits { tokens_per_day: Some(1), tokens_per_month: Some(1), ..Limits::default() };
-                let mut oracle = self.oracle.clone();
-                oracle.pass(self.clock_ms);
-                let standings = oracle.standings("nobody", Limits::default(), limits);
-                self.clock_ms = oracle.now_ms + standings[usize::from(month)].reset_ms + off_by - 1;
-            }
+            Op::PassToEnd { month, off_by } => self.clock_ms = self.end_ms(month) + off_by - 1,
             Op::PassToExpiry { off_by } => {
                 self.clock_ms = self.oracle.next_expiry_ms().map_or(self.clock_ms, |at_ms| at_ms + off_by - 1);
             }

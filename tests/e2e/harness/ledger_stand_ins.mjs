@@ -4,17 +4,17 @@ const STAND_IN = "ledger-stand-in";
 
 // The calls and replies of src/quota/call.rs, as far as a stand-in answers any: an object with one key, which says what
 // it is.
-const ADMITTED = `Response.json({ decided: { refusal: null, standings: [] } })`;
+const ADMITTED = `JSON.stringify({ decided: { refusal: null, standings: [] } })`;
 
-/** What a stand-in does with a call. A timer keeps the runtime from calling the one that hangs a dead one. */
+/** What a stand-in does with the text of a call. A timer keeps the runtime from calling the one that hangs a dead one. */
 const BEHAVIOURS = {
   throws: `throw new Error("the ledger is broken");`,
   hangs: `await scheduler.wait(3_600_000);`,
   "takes reserves and nothing else": `
-    if ("reserve" in (await request.json())) return ${ADMITTED};
+    if ("reserve" in JSON.parse(text)) return ${ADMITTED};
     await scheduler.wait(3_600_000);`,
   "fails at first": `
-    const call = await request.json();
+    const call = JSON.parse(text);
     if ("reserve" in call) return ${ADMITTED};
     this.failed ??= new Set();
     const [what] = Object.keys(call);
@@ -23,7 +23,7 @@ const BEHAVIOURS = {
       throw new Error("the ledger is broken");
     }
     console.log("told: " + JSON.stringify(call));
-    return Response.json("done");`,
+    return JSON.stringify("done");`,
 };
 
 /** The binding, and the Workers that it needs beside ours. "absent" is no binding at all. */
@@ -35,7 +35,7 @@ export function ledgerBindings(ledger, worker, runtime) {
   const code = `
     import { DurableObject } from "cloudflare:workers";
     export class LedgerObject extends DurableObject {
-      async fetch(request) {${behaviour}}
+      async ask(text) {${behaviour}}
     }
     export default { fetch: () => new Response(null, { status: 404 }) };`;
   const config = {
