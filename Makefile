@@ -49,7 +49,7 @@ fuzz: ## Every fuzz target. [FUZZ_SECONDS=60]
 	@scripts/setup fuzz
 	@exec node scripts/fuzz.mjs
 
-bench: build ## Measure the Worker against a pass-through Worker
+bench: build ## Measure the Worker against others. [BENCH_QUICK=1] [BENCH_ONLY=burst] [BENCH_SYSTEMS=gateway] [BENCH_SECONDS=2] [BENCH_ROUNDS=5]
 	benches/run
 
 dry-run: build ## What a deploy would upload, and its size. Needs no account
