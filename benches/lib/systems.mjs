@@ -2,6 +2,7 @@
 import { copyFile, mkdir, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { startPortkey } from "./portkey.mjs";
 import { firstLine, start } from "./processes.mjs";
 import { javaScript, ledgerAlone, ours, records } from "./workerd.mjs";
 
@@ -37,6 +38,7 @@ export const SYSTEMS = {
   "gateway-quota-off": gateway({ quota: { enabled: false } }),
   // Another build of the Worker, where BENCH_OTHER_BUILD names its folder: two builds side by side.
   ...(process.env.BENCH_OTHER_BUILD && { "gateway-other-build": gateway({}, process.env.BENCH_OTHER_BUILD) }),
+  portkey: { start: startPortkey },
   "empty-object": { start: (run) => startObjects(run, "/empty") },
   ledger: { start: (run) => startObjects(run, "/ledger") },
 };
