@@ -5,8 +5,11 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
 import { ask, load } from "./lib/load.mjs";
+import { coldStarts } from "./lib/cold.mjs";
+import { coresBusy } from "./lib/machine.mjs";
+import { micro } from "./lib/micro.mjs";
 import { stopAll } from "./lib/processes.mjs";
-import { write } from "./lib/report.mjs";
+import { buildSize, write } from "./lib/report.mjs";
 import { settings } from "./lib/settings.mjs";
 import { SYSTEMS, startUpstream } from "./lib/systems.mjs";
 import { compatibility } from "./lib/workerd.mjs";
@@ -16,17 +19,6 @@ const ROOT = path.dirname(import.meta.dirname);
 
 const began = Date.now();
 const say = (text) => console.error(`bench: ${text}, ${Math.round((Date.now() - began) / 1000)} s`);
-
-/** How many cores are at work for others, seen over half a second before anything of ours runs. */
-async function coresBusy() {
-  const times = () => os.cpus().map((cpu) => [cpu.times.idle, Object.values(cpu.times).reduce((a, b) => a + b)]);
-  const before = times();
-  await new Promise((resolve) => setTimeout(resolve, 500));
-  return times().reduce((busy, [idle, all], core) => {
-    const passed = all - before[core][1];
-    return passed > 0 ? busy + 1 - (idle - before[core][0]) / passed : busy;
-  }, 0);
-}
 
 /** What is measured: each workload with its systems, as far as they are wanted and exist. */
 function wanted() {
@@ -74,7 +66,7 @@ async function measure(run, workloads, systems) {
 
 async function main(run) {
   const workloads = wanted();
-  run.busy = await coresBusy();
+  const busy = await coresBusy();
   run.key = `sk-benchmark-${randomBytes(16).toString("hex")}`;
   run.folder = await mkdtemp(path.join(os.tmpdir(), "completions-edge-bench-"));
   run.compat = compatibility(await readFile(path.join(ROOT, "wrangler.toml"), "utf8"));
@@ -86,8 +78,19 @@ async function main(run) {
     for (const name of workload.systems) await load(run, systems.get(name), workload, Math.min(1, settings.seconds));
   }
   say("answers are right, everything is warm");
-  const results = await measure(run, workloads, systems);
-  await write(run, workloads, results);
+  const found = { taken: new Date().toISOString().slice(0, 10), busy, build: await buildSize() };
+  found.workloads = await measure(run, workloads, systems);
+  if (settings.only.test("cold-start")) {
+    found.cold = await coldStarts(run, (name) => settings.systems.test(name));
+    say("cold starts done");
+  }
+  await stopAll();
+  if (settings.only.test("micro")) {
+    found.micro = await micro();
+    say("micro-benchmarks done");
+  }
+  found.seconds = (Date.now() - began) / 1000;
+  console.log(`\n${await write(found, workloads)}`);
 }
 
 const run = {};

@@ -47,6 +47,7 @@ export async function load(run, system, workload, seconds) {
     cpuMicros: perUnit(result.cpu_s, result.requests),
     cpuMicrosAnEvent: perUnit(result.cpu_s, result.events),
     steadyCpuMicrosAnEvent: perUnit(result.steady_cpu_s, result.steady_events),
+    steadyCpuMillisAStreamSecond: perUnit(result.steady_cpu_s, result.steady_s * workload.connections) / 1000,
   };
 }
 

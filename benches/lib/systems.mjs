@@ -56,9 +56,10 @@ export async function startWorkerd(run, name, files, configOf) {
   for (const file of files) await copyFile(file, path.join(folder, path.basename(file)));
   const config = path.join(folder, "config.capnp");
   await writeFile(config, configOf(disk));
+  const spawned = performance.now();
   const child = start(WORKERD, ["serve", config, "--control-fd=3"], { stdio: ["ignore", "ignore", "inherit", "pipe"] });
   const { port } = JSON.parse(await firstLine(child, child.stdio[3]));
-  return { port, pid: child.pid, child };
+  return { port, pid: child.pid, child, spawned };
 }
 
 const workerFile = (name) => path.join(BENCHES, "workers", name);
