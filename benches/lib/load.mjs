@@ -27,7 +27,7 @@ export async function load(run, system, workload, seconds) {
     body: bodyOf(workload),
     bearer: run.key,
     connections: workload.connections,
-    seconds: workload.seconds?.(seconds) ?? seconds,
+    seconds: workload.seconds ?? seconds,
     ramp: workload.ramp,
     events: workload.events,
     says: workload.says,

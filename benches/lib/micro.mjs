@@ -11,9 +11,11 @@ export async function micro() {
   // What was measured once and is no more would be read again.
   await rm(CRITERION, { recursive: true, force: true });
   const args = ["bench", "--quiet", "--jobs", "2", "--manifest-path", path.join(MICRO, "Cargo.toml"), "--target-dir", path.join(MICRO, "target")];
-  const cargo = start("cargo", args, { stdio: ["ignore", "ignore", "inherit"] });
+  const cargo = start("cargo", args, { stdio: ["ignore", "ignore", "pipe"] });
+  let said = "";
+  cargo.stderr.on("data", (bytes) => (said += bytes));
   const how = await cargo.gone;
-  if (how !== 0) throw new Error(`cargo bench ended with ${how}`);
+  if (how !== 0) throw new Error(`cargo bench ended with ${how}: ${said}`);
 
   const files = await readdir(CRITERION, { recursive: true });
   const folders = files.filter((file) => file.endsWith("new/benchmark.json")).map(path.dirname);

@@ -52,7 +52,7 @@ ${about.cores} cores of ${about.cpu}, ${about.memory_gb} GB, ${about.system}; wo
 completions-edge ${about.commit}, index_bg.wasm ${whole(build.raw / 1000)} kB, ${whole(build.gzipped / 1000)} kB gzipped
 
 Medians of ${settings.rounds} rounds of ${settings.seconds} s taken in turns (lowest–highest); a ratio is the median of the rounds' own pairs.
-No wrong answer. ${digits(1)(busy)} of the cores were at work for others before the run${busy > 0.3 ? ": trust the figures less than usual" : ""}.
+No wrong answer. ${digits(2)(busy)} of the cores were at work for others${busy > 0.1 ? ": trust the figures less than usual" : ""}.
 
 ![targets](${name}-targets.svg)
 ![systems](${name}-systems.svg)`;

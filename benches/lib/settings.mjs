@@ -26,10 +26,13 @@ export const settings = {
   isQuick,
 };
 
-/** The settings that were given, as one would give them again. */
-export const given = ["BENCH_QUICK", "BENCH_SECONDS", "BENCH_ROUNDS", "BENCH_ONLY", "BENCH_SYSTEMS"]
+const PARTIAL = ["BENCH_QUICK", "BENCH_ONLY", "BENCH_SYSTEMS", "BENCH_OTHER_BUILD"];
+
+/** The settings that were given, as one would give them again. A folder of this machine says nothing elsewhere. */
+export const given = [...PARTIAL, "BENCH_SECONDS", "BENCH_ROUNDS"]
   .filter((name) => process.env[name])
-  .map((name) => `${name}=${/^[\w.-]+$/.test(process.env[name]) ? process.env[name] : `'${process.env[name]}'`}`);
+  .map((name) => [name, name === "BENCH_OTHER_BUILD" ? "…" : process.env[name]])
+  .map(([name, value]) => `${name}=${/^[\w.-]+$/.test(value) ? value : `'${value}'`}`);
 
 /** Whether everything is measured, for as long as it should be: only then the results are worth keeping. */
-export const isWhole = given.length === 0 || given.every((setting) => /^BENCH_(SECONDS|ROUNDS)=/.test(setting) && settings.seconds >= 2 && settings.rounds >= 5);
+export const isWhole = !PARTIAL.some((name) => process.env[name]) && settings.seconds >= 2 && settings.rounds >= 5;

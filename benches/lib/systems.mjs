@@ -37,7 +37,7 @@ export const SYSTEMS = {
   gateway: gateway({}),
   "gateway-quota-off": gateway({ quota: { enabled: false } }),
   // Another build of the Worker, where BENCH_OTHER_BUILD names its folder: two builds side by side.
-  ...(process.env.BENCH_OTHER_BUILD && { "gateway-other-build": gateway({}, process.env.BENCH_OTHER_BUILD) }),
+  ...(process.env.BENCH_OTHER_BUILD && { "gateway-other-build": gateway({}, path.resolve(process.env.BENCH_OTHER_BUILD)) }),
   portkey: { start: startPortkey },
   "empty-object": { start: (run) => startObjects(run, "/empty") },
   ledger: { start: (run) => startObjects(run, "/ledger") },

@@ -52,8 +52,8 @@ function columns({ name, script, stream }) {
       own("lag p50 ms", field("lag_p50_ms"), digits(2)),
       own("lag p99 ms", field("lag_p99_ms"), digits(1)),
       beside("lag p50 of pass-through", field("lag_p50_ms"), "pass-through", over, digits(2)),
-      own("memory early MB", ({ early_kb }) => (early_kb ?? NaN) / 1000, whole),
-      own("late MB", ({ late_kb }) => (late_kb ?? NaN) / 1000, whole),
+      own("memory: middle MB", ({ middle_kb }) => (middle_kb ?? NaN) / 1000, whole),
+      own("end MB", ({ late_kb }) => (late_kb ?? NaN) / 1000, whole),
     ];
   }
   if (stream) {
