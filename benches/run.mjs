@@ -28,10 +28,18 @@ function wanted() {
     .filter((workload) => workload.systems.length > 0);
 }
 
+/** Starts what the workloads want. What cannot be installed is named and left out. */
 async function startSystems(run, workloads) {
-  const names = new Set(workloads.flatMap((workload) => workload.systems));
   const started = new Map();
-  for (const name of names) started.set(name, { ...(await SYSTEMS[name].start(run, name)), name });
+  for (const name of new Set(workloads.flatMap(({ systems }) => systems))) {
+    try {
+      started.set(name, { ...(await SYSTEMS[name].start(run, name)), name });
+    } catch (error) {
+      if (!error.cannotInstall) throw error;
+      console.error(`bench: SKIPPED: ${name}: ${error.message}`);
+    }
+  }
+  for (const workload of workloads) workload.systems = workload.systems.filter((name) => started.has(name));
   return started;
 }
 

@@ -24,7 +24,7 @@ async function installed() {
     // Its install script patches what it is developed with; nothing here needs that.
     const npm = start("npm", ["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], { cwd: fresh, stdio: ["ignore", "ignore", "inherit"] });
     const how = await npm.gone;
-    if (how !== 0) throw new Error(`npm ci ended with ${how}`);
+    if (how !== 0) throw Object.assign(new Error(`npm ci ended with ${how}`), { cannotInstall: true });
     await rename(fresh, folder);
   } finally {
     await rm(fresh, { recursive: true, force: true });

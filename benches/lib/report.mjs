@@ -23,7 +23,8 @@ export async function write(found, workloads) {
   const name = isWhole ? "latest" : "partial";
   const parts = [
     head(found, about, name),
-    targetTable(targets),
+    // In a part of a run, most targets are of what it left out.
+    targetTable(isWhole ? targets : targets.filter(({ value }) => value)),
     ...workloads.map((workload) => workloadTable(workload, found.workloads[workload.name])),
     found.cold && coldTable(found.cold),
     found.micro && microTable(found.micro),
