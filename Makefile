@@ -14,7 +14,7 @@ endif
 # In CI a lock file that does not fit is an error, never an update.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 
-.PHONY: help setup build dev test test-upstreams soak lint fuzz bench dry-run deploy key revoke tenant config usage
+.PHONY: help setup build dev test test-upstreams soak lint fuzz bench bench-micro dry-run deploy key revoke tenant config usage
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,13 +44,17 @@ lint: setup ## Formatting, and clippy for the host and for wasm32
 	cargo clippy $(LOCKED) --all-targets -- -D warnings
 	cargo clippy $(LOCKED) --lib --target wasm32-unknown-unknown -- -D warnings
 	$(if $(LOCKED),cargo check --locked --manifest-path fuzz/Cargo.toml)
+	$(if $(LOCKED),cargo check --locked --benches --manifest-path benches/micro/Cargo.toml)
 
 fuzz: ## Every fuzz target. [FUZZ_SECONDS=60]
 	@scripts/setup fuzz
 	@exec node scripts/fuzz.mjs
 
-bench: build ## Measure the Worker against a pass-through Worker
+bench: build ## The Worker beside others, in one run. [BENCH_QUICK=1] [BENCH_ONLY=burst] [BENCH_SYSTEMS=gateway] [BENCH_SECONDS=2] [BENCH_ROUNDS=5]
 	benches/run
+
+bench-micro: ## Its parts, natively. [ONLY=transcode]
+	cargo bench $(LOCKED) --manifest-path benches/micro/Cargo.toml -- $(if $(ONLY),'$(ONLY)')
 
 dry-run: build ## What a deploy would upload, and its size. Needs no account
 	@exec node scripts/deploy.mjs --dry-run

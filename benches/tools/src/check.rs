@@ -18,14 +18,23 @@ pub enum Expected {
     Says(String),
 }
 
+/// What has just come.
+#[derive(Debug, Clone, Copy)]
+pub enum Moment<'a> {
+    /// The first bytes of the body.
+    FirstBytes,
+    /// An event of a stream, as its line.
+    Event(&'a [u8]),
+}
+
 impl Expected {
-    /// Reads the body to its end; `first` is called when its first bytes have come.
-    pub fn check(&self, body: &mut impl BufRead, first: impl FnOnce()) -> io::Result<()> {
+    /// Reads the body to its end; `seen` is told what comes, when it comes.
+    pub fn check(&self, body: &mut impl BufRead, mut seen: impl FnMut(Moment)) -> io::Result<()> {
         body.fill_buf()?;
-        first();
+        seen(Moment::FirstBytes);
         match self {
             Self::Completion => check_completion(body),
-            Self::Stream { events } => check_stream(body, *events),
+            Self::Stream { events } => check_stream(body, *events, seen),
             Self::Says(text) => check_text(body, text),
         }
     }
@@ -52,7 +61,7 @@ fn check_text(body: &mut impl BufRead, expected: &str) -> io::Result<()> {
     if text == expected { Ok(()) } else { Err(wrong(format!("not {expected:?}: {text}"))) }
 }
 
-fn check_stream(body: &mut impl BufRead, expected: usize) -> io::Result<()> {
+fn check_stream(body: &mut impl BufRead, expected: usize, mut seen: impl FnMut(Moment)) -> io::Result<()> {
     let mut events = 0;
     let mut done = false;
     let mut line = Vec::with_capacity(512);
@@ -72,6 +81,7 @@ fn check_stream(body: &mut impl BufRead, expected: usize) -> io::Result<()> {
             done = true;
         } else if line.starts_with(b"data: {") && !line.starts_with(br#"data: {"error""#) {
             events += 1;
+            seen(Moment::Event(&line));
         } else {
             return Err(wrong(format!("not an event: {}", String::from_utf8_lossy(&line))));
         }
@@ -90,7 +100,7 @@ mod tests {
     use super::*;
 
     fn stream(events: usize, text: &str) -> io::Result<()> {
-        Expected::Stream { events }.check(&mut text.as_bytes(), || ())
+        Expected::Stream { events }.check(&mut text.as_bytes(), |_| ())
     }
 
     #[test]
@@ -105,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_text_is_the_whole_text() {
-        let says = |mut text: &[u8]| Expected::Says("done".to_owned()).check(&mut text, || ());
+        let says = |mut text: &[u8]| Expected::Says("done".to_owned()).check(&mut text, |_| ());
         assert!(says(b"done").is_ok());
         assert!(says(b"done, nearly").is_err());
         assert!(says(b"").is_err());
@@ -113,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_completion_needs_its_usage() {
-        let check = |mut text: &[u8]| Expected::Completion.check(&mut text, || ());
+        let check = |mut text: &[u8]| Expected::Completion.check(&mut text, |_| ());
         assert!(check(br#"{"object":"text_completion","finish_reason":"stop","total_tokens":206}"#).is_ok());
         assert!(check(br#"{"error":{}}"#).is_err());
     }

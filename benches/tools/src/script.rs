@@ -1,6 +1,9 @@
 //! What the scripted upstream answers. Every byte is made before the first request, so that an answer costs writes alone.
 
 use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::stamp;
 
 /// Events with text in a stream. A finish event follows, then a usage event where it was asked for, then `[DONE]`.
 pub const TEXT_EVENTS: usize = 200;
@@ -10,38 +13,66 @@ const EVENTS_OF_A_BIG_WRITE: usize = 16;
 
 const USAGE: &str = r#"{"prompt_tokens":6,"completion_tokens":200,"total_tokens":206}"#;
 
-/// The answers of one upstream: each is the list of writes that make it up.
+/// A model that writes 50 tokens a second.
+const HUMAN_PACE: Duration = Duration::from_millis(20);
+
+/// A short stream, for many first tokens in a second, with pauses in which nothing else is going on.
+const SHORT_EVENTS: usize = 4;
+const SHORT_PACE: Duration = Duration::from_millis(5);
+
+/// The answers of one upstream.
 #[derive(Debug)]
 pub struct Script {
-    completion: Vec<Vec<u8>>,
+    completion: Answer,
     one_a_write: Streams,
     many_a_write: Streams,
+    paced: Streams,
+    short: Streams,
 }
 
+/// A stream, without and with usage.
 #[derive(Debug)]
 struct Streams {
-    plain: Vec<Vec<u8>>,
-    with_usage: Vec<Vec<u8>>,
+    plain: Answer,
+    with_usage: Answer,
+}
+
+/// What a request is answered: a head, and the writes of the body, each of them due so long after the one before.
+#[derive(Debug)]
+pub struct Answer {
+    /// Goes out at once.
+    pub head: Vec<u8>,
+    /// The first is due at once.
+    pub writes: Vec<Vec<u8>>,
+    /// Zero for as fast as they can be written. Where it is not, each write with text has a place for a [`stamp`].
+    pub pace: Duration,
 }
 
 impl Script {
     /// Writes all answers.
     #[must_use]
     pub fn new() -> Self {
-        let streams =
-            |events_a_write| Streams { plain: stream(events_a_write, false), with_usage: stream(events_a_write, true) };
-        Self { completion: vec![completion()], one_a_write: streams(1), many_a_write: streams(EVENTS_OF_A_BIG_WRITE) }
+        let burst = |events_a_write| Streams::new(TEXT_EVENTS, events_a_write, Duration::ZERO);
+        Self {
+            completion: completion(),
+            one_a_write: burst(1),
+            many_a_write: burst(EVENTS_OF_A_BIG_WRITE),
+            paced: Streams::new(TEXT_EVENTS, 1, HUMAN_PACE),
+            short: Streams::new(SHORT_EVENTS, 1, SHORT_PACE),
+        }
     }
 
-    /// The writes that answer a request, `None` for a path that is not served.
+    /// What a request is answered, `None` for a path that is not served.
     ///
     /// The body is searched and not parsed: what is sent here is compact JSON from the load generator or from the Worker,
     /// and a parser would cost the upstream more than its answer does.
     #[must_use]
-    pub fn answer(&self, request_line: &str, body: &[u8]) -> Option<&[Vec<u8>]> {
+    pub fn answer(&self, request_line: &str, body: &[u8]) -> Option<&Answer> {
         let streams = match request_line.split(' ').nth(1)? {
             "/one/v1/completions" => &self.one_a_write,
             "/many/v1/completions" => &self.many_a_write,
+            "/paced/v1/completions" => &self.paced,
+            "/short/v1/completions" => &self.short,
             _ => return None,
         };
         Some(if !contains(body, br#""stream":true"#) {
@@ -70,13 +101,14 @@ fn text(index: usize) -> String {
     format!(" word{index}")
 }
 
-fn completion() -> Vec<u8> {
+fn completion() -> Answer {
     let text: String = (0..TEXT_EVENTS).map(text).collect();
     let body = format!(
         r#"{{"id":"cmpl-9kKfXhGz3vTqYw2LbN8sRdP5","object":"text_completion","created":1714569952,"model":"scripted","choices":[{{"text":"{text}","index":0,"logprobs":null,"finish_reason":"stop"}}],"usage":{USAGE}}}"#
     );
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-        .into_bytes()
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    // In one write: a head of its own would be a packet more for every target.
+    Answer { head: Vec::new(), writes: vec![(head + &body).into_bytes()], pace: Duration::ZERO }
 }
 
 fn event(choices: &str, usage: Option<&str>) -> String {
@@ -91,9 +123,17 @@ fn event(choices: &str, usage: Option<&str>) -> String {
     event
 }
 
-fn stream(events_a_write: usize, with_usage: bool) -> Vec<Vec<u8>> {
+impl Streams {
+    fn new(events: usize, events_a_write: usize, pace: Duration) -> Self {
+        let stream = |with_usage| stream(events, events_a_write, pace, with_usage);
+        Self { plain: stream(false), with_usage: stream(true) }
+    }
+}
+
+fn stream(events: usize, events_a_write: usize, pace: Duration, with_usage: bool) -> Answer {
     let null_usage = with_usage.then_some("null");
-    let mut events: Vec<String> = (0..TEXT_EVENTS)
+    let text = |index| if pace.is_zero() { text(index) } else { stamp::PLACE.to_owned() };
+    let mut events: Vec<String> = (0..events)
         .map(|index| {
             let choice = format!(r#"{{"text":"{}","index":0,"logprobs":null,"finish_reason":null}}"#, text(index));
             event(&choice, null_usage)
@@ -106,15 +146,17 @@ fn stream(events_a_write: usize, with_usage: bool) -> Vec<Vec<u8>> {
     events.push("data: [DONE]\n\n".to_owned());
 
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
-    let mut writes = vec![head.as_bytes().to_vec()];
-    writes.extend(events.chunks(events_a_write).map(|events| {
-        let chunk = events.concat();
-        format!("{:x}\r\n{chunk}\r\n", chunk.len()).into_bytes()
-    }));
+    let mut writes: Vec<Vec<u8>> = events
+        .chunks(events_a_write)
+        .map(|events| {
+            let chunk = events.concat();
+            format!("{:x}\r\n{chunk}\r\n", chunk.len()).into_bytes()
+        })
+        .collect();
     if let Some(last) = writes.last_mut() {
         last.extend_from_slice(b"0\r\n\r\n");
     }
-    writes
+    Answer { head: head.as_bytes().to_vec(), writes, pace }
 }
 
 #[cfg(test)]
@@ -123,15 +165,15 @@ mod tests {
     use crate::check::Expected;
     use crate::http::{Body, read_head};
 
-    fn writes<'a>(script: &'a Script, path: &str, body: &str) -> &'a [Vec<u8>] {
+    fn answer<'a>(script: &'a Script, path: &str, body: &str) -> &'a Answer {
         script.answer(&format!("POST {path} HTTP/1.1"), body.as_bytes()).unwrap()
     }
 
-    fn holds(writes: &[Vec<u8>], expected: &Expected) {
-        let bytes = writes.concat();
+    fn holds(answer: &Answer, expected: &Expected) {
+        let bytes = [answer.head.as_slice(), &answer.writes.concat()].concat();
         let mut input = bytes.as_slice();
         let head = read_head(&mut input).unwrap().unwrap();
-        expected.check(&mut Body::new(&mut input, head.framing), || ()).unwrap();
+        expected.check(&mut Body::new(&mut input, head.framing), |_| ()).unwrap();
         assert!(input.is_empty());
     }
 
@@ -140,10 +182,11 @@ mod tests {
         let script = Script::new();
         let plain = r#"{"stream":true}"#;
         let usage = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
-        for path in ["/one/v1/completions", "/many/v1/completions"] {
-            holds(writes(&script, path, "{}"), &Expected::Completion);
-            holds(writes(&script, path, plain), &Expected::Stream { events: TEXT_EVENTS + 1 });
-            holds(writes(&script, path, usage), &Expected::Stream { events: TEXT_EVENTS + 2 });
+        for (path, events) in [("one", 201), ("many", 201), ("paced", 201), ("short", 5)] {
+            let path = format!("/{path}/v1/completions");
+            holds(answer(&script, &path, "{}"), &Expected::Completion);
+            holds(answer(&script, &path, plain), &Expected::Stream { events });
+            holds(answer(&script, &path, usage), &Expected::Stream { events: events + 1 });
         }
     }
 
@@ -151,9 +194,9 @@ mod tests {
     fn the_path_chooses_the_writes() {
         let script = Script::new();
         let stream = r#"{"stream":true}"#;
-        // The head, then 200 events with text, the finish and [DONE].
-        assert_eq!(writes(&script, "/one/v1/completions", stream).len(), 1 + 202);
-        assert_eq!(writes(&script, "/many/v1/completions", stream).len(), 1 + 13);
+        // 200 events with text, the finish and [DONE].
+        assert_eq!(answer(&script, "/one/v1/completions", stream).writes.len(), 202);
+        assert_eq!(answer(&script, "/many/v1/completions", stream).writes.len(), 13);
         assert!(script.answer("POST /v1/completions HTTP/1.1", b"{}").is_none());
     }
 }

@@ -1,4 +1,5 @@
-// The workerd configurations: the pass-through, our Worker with its KV namespace and its ledger, and the ledger alone.
+// The workerd configurations: the Workers of JavaScript, our Worker with its KV namespace and its ledger, and the ledger
+// alone. Modules are embedded from the folder that the configuration is in.
 import { createHash } from "node:crypto";
 
 // Text in a capnp file is quoted as in JSON, as long as it is ASCII; everything here is.
@@ -25,17 +26,18 @@ const LIMITS = {
   concurrent_requests: LIMIT,
 };
 
-/** The records that our Worker finds in KV: one tenant, one key, and one model for each way the upstream writes. */
-export function records(upstreamPort, key, quota) {
+/** The records that our Worker finds in KV: one tenant, one key, and for each way in which the upstream writes a model.
+ *  `settings` are what the configuration says besides. */
+export function records(upstreamPort, key, scripts, settings) {
   const hash = createHash("sha256").update(key).digest("hex");
-  const upstream = (path) => ({ dialect: "openai-completions", base_url: `http://127.0.0.1:${upstreamPort}/${path}/v1` });
-  const model = (upstream) => ({ targets: [{ upstream, model: "scripted" }] });
+  const upstream = (script) => ({ dialect: "openai-completions", base_url: `http://127.0.0.1:${upstreamPort}/${script}/v1` });
+  const each = (make) => Object.fromEntries(scripts.map((script) => [script, make(script)]));
   return {
     config: {
       version: 1,
-      quota: { enabled: quota },
-      upstreams: { one: upstream("one"), many: upstream("many") },
-      models: { one: model("one"), many: model("many") },
+      upstreams: each(upstream),
+      models: each((script) => ({ targets: [{ upstream: script, model: "scripted" }] })),
+      ...settings,
     },
     "tenant:bench": { version: 1, name: "Bench", status: "active", models: null, limits: LIMITS },
     [`key:${hash}`]: {
@@ -51,10 +53,11 @@ export function records(upstreamPort, key, quota) {
   };
 }
 
-export function passThrough(compat, upstreamPort) {
+/** A Worker of one file that knows its upstream and nothing else. */
+export function javaScript(compat, file, upstreamPort) {
   return config([
     worker("main", compat, {
-      modules: [`(name = "pass_through.js", esModule = embed "pass_through.js")`],
+      modules: [`(name = ${quote(file)}, esModule = embed ${quote(file)})`],
       bindings: [`(name = "UPSTREAM", text = ${quote(`http://127.0.0.1:${upstreamPort}`)})`],
     }),
   ]);
