@@ -35,6 +35,7 @@ export const SYSTEMS = {
   "pull-identity": javaScriptWorker("pull_identity.js"),
   "js-rewriter": javaScriptWorker("transform.js"),
   gateway: gateway({}),
+  "gateway-no-slices": gateway({ quota: { slice_ms: 0 } }),
   "gateway-quota-off": gateway({ quota: { enabled: false } }),
   // Another build of the Worker, where BENCH_OTHER_BUILD names its folder: two builds side by side.
   ...(process.env.BENCH_OTHER_BUILD && { "gateway-other-build": gateway({}, path.resolve(process.env.BENCH_OTHER_BUILD)) }),

@@ -39,8 +39,8 @@ export const TARGETS = [
   atLeast(3, "burst-many", "burst, 16 events a write, streams/s", perSecond, "gateway", "js-rewriter"),
   atLeast(0.7, "not-streamed-16", "not streamed, requests/s", perSecond, "gateway-quota-off", "pass-through"),
   atLeast(3, "not-streamed-16", "not streamed, requests/s", perSecond, "gateway-quota-off", "portkey"),
-  atLeast(0.2, "not-streamed-16", "not streamed, requests/s", perSecond, "gateway", "pass-through"),
-  atLeast(0.5, "not-streamed-16", "not streamed, requests/s", perSecond, "gateway-slices", "pass-through"),
+  atLeast(0.2, "not-streamed-16", "not streamed, requests/s", perSecond, "gateway-no-slices", "pass-through"),
+  atLeast(0.5, "not-streamed-16", "not streamed, requests/s", perSecond, "gateway", "pass-through"),
   {
     what: "first token at 1 connection, median ms: gateway − pass-through",
     limit: 1,

@@ -6,7 +6,7 @@ const EVENTS = 201;
 const SHORT_EVENTS = 5;
 
 const WORKERS = ["pass-through", "pull-identity", "js-rewriter", "gateway", "gateway-quota-off", "gateway-other-build", "portkey"];
-const ANSWERING = ["straight", "pass-through", "gateway", "gateway-quota-off", "gateway-other-build", "portkey"];
+const ANSWERING = ["straight", "pass-through", "gateway", "gateway-no-slices", "gateway-quota-off", "gateway-other-build", "portkey"];
 
 // Streams at a human pace take 4 s each; they begin spread over a second. Connections begin streams for `seconds`, and all
 // streams go on to their end.

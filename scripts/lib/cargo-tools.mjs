@@ -8,7 +8,7 @@ import { refuse, say, step } from "./step.mjs";
 import { tool } from "./tools.mjs";
 
 // These programs run for a second per build of ours, so a quick compilation is worth more than quick programs:
-// both take 3 minutes of CPU time like this, and 10 with cargo's own release profile.
+// it takes a minute of CPU time like this, and several with cargo's own release profile.
 const QUICK_BUILD = {
   CARGO_PROFILE_RELEASE_OPT_LEVEL: "0",
   CARGO_PROFILE_RELEASE_LTO: "off",
@@ -69,9 +69,9 @@ async function install(entry) {
     await step(label, "cargo", [...args, "--locked"], options);
   } catch (error) {
     // A lock file can name a version that this registry (a mirror, say) does not have, or has withdrawn.
-    if (!/failed to select a version|no matching package/.test(error.log ?? "")) throw withHint(error);
+    if (!/failed to select a version|no matching package/.test(error.log ?? "")) throw error;
     say(`${label}: its own lock file cannot be satisfied here; installing with the newest dependencies instead`);
-    await step(label, "cargo", args, options).catch((again) => { throw withHint(again); });
+    await step(label, "cargo", args, options);
   }
   if (!works({ ...entry, path: join(fresh, "bin", bin) })) throw refuse(`${label} was installed but does not run`);
   publish(fresh, folder, entry);
@@ -86,9 +86,3 @@ function publish(fresh, folder, entry) {
   }
 }
 
-function withHint(error) {
-  if (/openssl/i.test(error.log ?? "") && /pkg-config|OPENSSL_DIR/.test(error.log)) {
-    error.message += "\nIt needs OpenSSL's development files (on Debian: apt-get install pkg-config libssl-dev).";
-  }
-  return error;
-}

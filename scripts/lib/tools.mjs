@@ -1,7 +1,6 @@
 // The build tools that cargo compiles for us: which version of each, and where it is kept.
 //
-// The versions follow Cargo.lock: wasm-bindgen refuses a library of another version than its own,
-// and worker-build is released together with the worker crate.
+// The version of wasm-bindgen follows Cargo.lock: it refuses a library of another version than its own.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { cacheDir, root } from "./paths.mjs";
@@ -15,7 +14,6 @@ function lockedVersion(crate) {
 
 /// `features` are extra arguments of `cargo install`; `bin` is the one program that we run.
 const TOOLS = {
-  "worker-build": { bin: "worker-build", version: () => lockedVersion("worker"), features: [] },
   // Its default feature is a TLS client for a test runner that we do not use.
   "wasm-bindgen-cli": {
     bin: "wasm-bindgen",
@@ -25,7 +23,7 @@ const TOOLS = {
   "cargo-fuzz": { bin: "cargo-fuzz", version: () => "0.13.2", features: [] },
 };
 
-export const BUILD_TOOLS = ["wasm-bindgen-cli", "worker-build"];
+export const BUILD_TOOLS = ["wasm-bindgen-cli"];
 
 export function tool(name) {
   const { bin, version, features } = TOOLS[name];

@@ -1,97 +1,13 @@
-//! The imports from `glue.js`.
+//! The imports from the JavaScript beside the Worker. Their paths are seen from `target/worker`, where the build puts what
+//! wasm-bindgen writes.
 
 use wasm_bindgen::prelude::*;
-use worker::{Env, web_sys};
 
 use super::pump::Pump;
+use super::task::Task;
 
-#[wasm_bindgen(module = "/src/edge/glue.js", wasm_bindgen_futures = worker::wasm_bindgen_futures)]
+#[wasm_bindgen(raw_module = "../../src/edge/upstream.js")]
 extern "C" {
-    /// Fills the buffer with randomness.
-    #[wasm_bindgen(js_name = randomBytes)]
-    pub(super) fn random_bytes(buffer: &mut [u8]);
-
-    /// The fields of the gateway's `Head`, in its order; null where the request has none.
-    #[wasm_bindgen(js_name = readHead)]
-    pub(super) fn read_head(request: &web_sys::Request) -> js_sys::Array;
-
-    #[wasm_bindgen(catch, js_name = readBody)]
-    pub(super) async fn read_body(request: &web_sys::Request, limit: f64) -> Result<JsValue, JsValue>;
-
-    pub(super) fn respond(status: u16, headers: &str, body: &JsValue) -> web_sys::Response;
-
-    #[wasm_bindgen(catch, js_name = callUpstream)]
-    pub(super) async fn call_upstream(
-        url: &str,
-        headers: &str,
-        body: js_sys::Uint8Array,
-        timeout_ms: u32,
-        request: &web_sys::Request,
-        ctx: &JsValue,
-    ) -> Result<JsValue, JsValue>;
-
-    /// The same through the binding to Workers AI of that name.
-    #[wasm_bindgen(catch, js_name = callAi)]
-    pub(super) async fn call_ai(
-        env: &Env,
-        binding: &str,
-        model: &str,
-        headers: &str,
-        body: &str,
-        timeout_ms: u32,
-        request: &web_sys::Request,
-        ctx: &JsValue,
-    ) -> Result<JsValue, JsValue>;
-
-    /// Breaks off what is still going on of the request's calls.
-    #[wasm_bindgen(js_name = cancelCalls)]
-    pub(super) fn cancel_calls(request: &web_sys::Request);
-
-    /// A stream of these bytes and no more.
-    #[wasm_bindgen(js_name = streamOf)]
-    pub(super) fn stream_of(bytes: js_sys::Uint8Array) -> web_sys::ReadableStream;
-
-    /// The pump: what is left of each of the transcoder's sources (null where nothing is) through `transcoder`, after
-    /// `first`. `release` is called when all is done. The times are those of `gateway::Patience`.
-    pub(super) fn pump(
-        first: js_sys::Uint8Array,
-        sources: js_sys::Array,
-        transcoder: Pump,
-        release: js_sys::Function,
-        keepalive_ms: u32,
-        first_token_ms: u32,
-        idle_ms: u32,
-    ) -> web_sys::ReadableStream;
-
-    /// Resolves to whether the client is still there.
-    #[wasm_bindgen(catch)]
-    pub(super) async fn pause(ms: u32, request: &web_sys::Request) -> Result<JsValue, JsValue>;
-
-    /// Tells the log, and the analytics dataset if one is bound, of a request that has ended.
-    pub(super) fn record(env: &Env, line: &str, is_logged: bool);
-
-    /// A function that calls two.
-    pub(super) fn both(first: js_sys::Function, second: js_sys::Function) -> js_sys::Function;
-
-    /// Keeps the request's context alive until the function is called.
-    pub(super) fn hold(ctx: &JsValue) -> js_sys::Function;
-
-    #[wasm_bindgen(catch, js_name = askLedger)]
-    pub(super) async fn ask_ledger(env: &Env, tenant: &str, call: &str, timeout_ms: u32) -> Result<JsValue, JsValue>;
-
-    /// Tells a ledger the same every `every_ms`, until the function is called.
-    #[wasm_bindgen(js_name = repeatToLedger)]
-    pub(super) fn repeat_to_ledger(
-        env: &Env,
-        ctx: &JsValue,
-        tenant: &str,
-        call: &str,
-        every_ms: u32,
-    ) -> js_sys::Function;
-
-    #[wasm_bindgen(js_name = tellLedger)]
-    pub(super) fn tell_ledger(env: &Env, ctx: &JsValue, tenant: &str, call: &str);
-
     /// An upstream's answer, from its headers on.
     #[wasm_bindgen(js_name = Upstream)]
     #[derive(Debug)]
@@ -106,20 +22,151 @@ extern "C" {
     #[wasm_bindgen(method, getter, js_name = retryAfterMs)]
     pub(super) fn retry_after_ms(this: &JsUpstream) -> Option<f64>;
 
-    /// Resolves when `take` has something.
-    #[wasm_bindgen(method, catch)]
-    pub(super) async fn ready(this: &JsUpstream, wait_ms: u32) -> Result<JsValue, JsValue>;
-
     /// The bytes that are ready, or undefined at the end.
     #[wasm_bindgen(method)]
     pub(super) fn take(this: &JsUpstream) -> JsValue;
-
-    #[wasm_bindgen(method, catch, js_name = readAll)]
-    pub(super) async fn read_all(this: &JsUpstream, limit: f64, wait_ms: u32) -> Result<JsValue, JsValue>;
 
     #[wasm_bindgen(method)]
     pub(super) fn release(this: &JsUpstream);
 
     #[wasm_bindgen(method)]
     pub(super) fn cancel(this: &JsUpstream);
+}
+
+// What has a `wait` tells the task when it is done: see `Waits`.
+#[wasm_bindgen(raw_module = "../../src/edge/visit.js")]
+extern "C" {
+    /// Fills the buffer with randomness.
+    #[wasm_bindgen(js_name = randomBytes)]
+    pub(super) fn random_bytes(buffer: &mut [u8]);
+
+    /// One request, from its coming to the end of its answer.
+    #[derive(Clone, Debug)]
+    pub(super) type Visit;
+
+    #[wasm_bindgen(constructor)]
+    pub(super) fn new(request: JsValue, env: JsValue, ctx: JsValue) -> Visit;
+
+    /// The promise of the response.
+    #[wasm_bindgen(method, getter)]
+    pub(super) fn response(this: &Visit) -> js_sys::Promise;
+
+    /// Whom to tell what has come.
+    #[wasm_bindgen(method)]
+    pub(super) fn begin(this: &Visit, task: Task);
+
+    /// Method, path, query, and the headers of the gateway's `Head`, a line each.
+    #[wasm_bindgen(method)]
+    pub(super) fn head(this: &Visit) -> String;
+
+    #[wasm_bindgen(method)]
+    pub(super) fn body(this: &Visit, wait: u32, limit: f64);
+
+    #[wasm_bindgen(method)]
+    pub(super) fn answer(this: &Visit, status: u16, headers: &str, body: Option<&str>);
+
+    #[wasm_bindgen(method, js_name = answerChunks)]
+    pub(super) fn answer_chunks(this: &Visit, status: u16, headers: &str, bytes: js_sys::Uint8Array);
+
+    #[wasm_bindgen(method, js_name = answerStream)]
+    pub(super) fn answer_stream(
+        this: &Visit,
+        status: u16,
+        headers: &str,
+        first: js_sys::Uint8Array,
+        sources: js_sys::Array,
+        transcoder: Pump,
+        keepalive_ms: u32,
+        first_token_ms: u32,
+        idle_ms: u32,
+    );
+
+    #[wasm_bindgen(method, js_name = callUpstream)]
+    pub(super) fn call_upstream(this: &Visit, wait: u32, url: &str, headers: &str, body: &str, timeout_ms: u32);
+
+    /// The same through the binding to Workers AI of that name.
+    #[wasm_bindgen(method, js_name = callAi)]
+    pub(super) fn call_ai(
+        this: &Visit,
+        wait: u32,
+        binding: &str,
+        model: &str,
+        headers: &str,
+        body: &str,
+        timeout_ms: u32,
+    );
+
+    #[wasm_bindgen(method, js_name = cancelCalls)]
+    pub(super) fn cancel_calls(this: &Visit);
+
+    #[wasm_bindgen(method)]
+    pub(super) fn ready(this: &Visit, wait: u32, upstream: &JsUpstream, wait_ms: u32);
+
+    #[wasm_bindgen(method, js_name = readAll)]
+    pub(super) fn read_all(this: &Visit, wait: u32, upstream: &JsUpstream, limit: f64, wait_ms: u32);
+
+    #[wasm_bindgen(method)]
+    pub(super) fn pause(this: &Visit, wait: u32, ms: u32);
+
+    #[wasm_bindgen(method)]
+    pub(super) fn sleep(this: &Visit, wait: u32, ms: u32);
+
+    #[wasm_bindgen(method)]
+    pub(super) fn secret(this: &Visit, name: &str) -> Option<String>;
+
+    #[wasm_bindgen(method, js_name = kvGet)]
+    pub(super) fn kv_get(this: &Visit, wait: u32, key: &str, cache_seconds: u32);
+
+    #[wasm_bindgen(method, js_name = kvPut)]
+    pub(super) fn kv_put(this: &Visit, wait: u32, key: &str, value: &str);
+
+    #[wasm_bindgen(method, js_name = kvDelete)]
+    pub(super) fn kv_delete(this: &Visit, wait: u32, key: &str);
+
+    #[wasm_bindgen(method, js_name = kvList)]
+    pub(super) fn kv_list(this: &Visit, wait: u32, prefix: &str, cursor: Option<&str>, limit: u32);
+
+    #[wasm_bindgen(method, js_name = mayFailAgain)]
+    pub(super) fn may_fail_again(this: &Visit, wait: u32);
+
+    #[wasm_bindgen(method, js_name = askLedger)]
+    pub(super) fn ask_ledger(this: &Visit, wait: u32, tenant: &str, call: &str, timeout_ms: u32);
+
+    #[wasm_bindgen(method, js_name = tellLedger)]
+    pub(super) fn tell_ledger(this: &Visit, tenant: &str, call: &str);
+
+    /// Tells a ledger the same every `every_ms`, until all is done.
+    #[wasm_bindgen(method, js_name = repeatToLedger)]
+    pub(super) fn repeat_to_ledger(this: &Visit, tenant: &str, call: &str, every_ms: u32);
+
+    /// Something that is done after the request, in its context.
+    #[wasm_bindgen(method)]
+    pub(super) fn errand(this: &Visit) -> Errand;
+
+    /// See [`Visit::errand`]. The context is held until it has ended.
+    #[derive(Clone, Debug)]
+    pub(super) type Errand;
+
+    #[wasm_bindgen(method)]
+    pub(super) fn begin(this: &Errand, task: Task);
+
+    #[wasm_bindgen(method)]
+    pub(super) fn sleep(this: &Errand, wait: u32, ms: u32);
+
+    #[wasm_bindgen(method, js_name = askLedger)]
+    pub(super) fn ask_ledger(this: &Errand, wait: u32, tenant: &str, call: &str, timeout_ms: u32);
+
+    #[wasm_bindgen(method)]
+    pub(super) fn end(this: &Errand);
+
+    /// Tells the log, and the analytics dataset if one is bound, of a request that has ended.
+    #[wasm_bindgen(method, js_name = tellLog)]
+    pub(super) fn tell_log(this: &Visit, line: &str, is_logged: bool);
+}
+
+#[wasm_bindgen]
+extern "C" {
+    /// Writes a line into the operator's log.
+    #[wasm_bindgen(js_namespace = console)]
+    pub(super) fn warn(message: &str);
 }

@@ -1,16 +1,6 @@
 // What the ledger object needs of the runtime: its SQLite and its alarm.
-import { DurableObject } from "cloudflare:workers";
 
 const APPEND = "INSERT OR REPLACE INTO journal_1 VALUES (?, ?, ?)";
-
-// Lets the class of this object be called by its methods: the runtime allows that only to what extends its own class, and
-// calls a method for half of what a request to `fetch` costs.
-export function extendDurableObject(object) {
-  const { constructor } = object;
-  Object.setPrototypeOf(constructor.prototype, DurableObject.prototype);
-  Object.setPrototypeOf(constructor, DurableObject);
-  object.free();
-}
 
 // The storage of a Durable Object.
 export class Storage {

@@ -7,16 +7,9 @@ use std::cell::{Cell, RefCell};
 
 use wasm_bindgen::prelude::*;
 
-use super::platform::text_of;
+use super::platform::{now_ms, text_of};
 use super::store::{SqlStore, Storage, number};
 use crate::quota::{Call, Desk};
-
-#[wasm_bindgen(module = "/src/edge/ledger.js")]
-extern "C" {
-    /// Lets the class of this object be called by its methods.
-    #[wasm_bindgen(js_name = extendDurableObject)]
-    fn extend_durable_object(object: LedgerObject);
-}
 
 /// The ledger of one tenant, or the place of another record that wants one.
 #[wasm_bindgen]
@@ -27,12 +20,6 @@ pub struct LedgerObject {
     desk: RefCell<Option<Desk<SqlStore>>>,
     /// When the alarm will ring, as far as this incarnation knows.
     alarm_ms: Cell<Option<u64>>,
-}
-
-/// The runtime looks at the class when it loads the Worker, before there is any object of it.
-#[wasm_bindgen(start)]
-fn start() {
-    extend_durable_object(LedgerObject::of(JsValue::UNDEFINED.unchecked_into()));
 }
 
 #[wasm_bindgen]
@@ -95,10 +82,4 @@ impl LedgerObject {
         self.alarm_ms.set(Some(at_ms));
         Ok(())
     }
-}
-
-fn now_ms() -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and the cast saturates")]
-    let now_ms = js_sys::Date::now() as u64;
-    now_ms
 }

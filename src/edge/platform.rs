@@ -1,9 +1,6 @@
 //! The gateway's [`Platform`] on Workers.
 
-use std::cell::RefCell;
-
 use wasm_bindgen::{JsCast as _, JsValue};
-use worker::{Context, Date, Env, RateLimiter, console_warn, web_sys};
 
 use crate::dialect::{Destination, UpstreamRequest};
 use crate::gateway::{
@@ -11,27 +8,42 @@ use crate::gateway::{
 };
 use crate::quota::{Call, Reply as LedgerReply, Settle, Tending};
 
-use super::bindings;
-use super::glue::{self, JsUpstream};
+use super::glue::{self, JsUpstream, Visit};
+use super::task::{Wait, Waits};
 use super::tend::tend;
 
 /// The runtime as one request sees it.
 #[derive(Debug)]
 pub(super) struct EdgePlatform {
-    pub request: web_sys::Request,
-    pub env: Env,
-    pub ctx: Context,
-    /// Ends the renewal of the request's promise, if there is one.
-    pub stop_renewal: RefCell<Option<js_sys::Function>>,
+    pub visit: Visit,
+    pub waits: Waits,
+}
+
+impl EdgePlatform {
+    /// Waits for what the glue begins.
+    pub(super) fn wait(&self, begin: impl FnOnce(&Visit, u32)) -> Wait {
+        self.waits.on(|wait| begin(&self.visit, wait))
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and the cast saturates")]
+    let now_ms = js_sys::Date::now() as u64;
+    now_ms
 }
 
 /// The body of an upstream's answer.
 #[derive(Debug)]
-pub(super) struct Upstream(JsUpstream);
+pub(super) struct Upstream {
+    js: JsUpstream,
+    visit: Visit,
+    waits: Waits,
+}
 
 impl Upstream {
     pub(super) fn into_js(self) -> JsValue {
-        self.0.into()
+        self.js.into()
     }
 }
 
@@ -56,10 +68,10 @@ fn js_limit(limit: usize) -> f64 {
 }
 
 /// Tells a ledger something that nobody waits for.
-pub(super) fn tell_ledger(env: &Env, ctx: &JsValue, tenant: &str, call: &Call) {
+pub(super) fn tell_ledger(visit: &Visit, tenant: &str, call: &Call) {
     // Plain data always serializes.
     let call = serde_json::to_string(call).unwrap_or_default();
-    glue::tell_ledger(env, ctx, tenant, &call);
+    visit.tell_ledger(tenant, &call);
 }
 
 fn bytes_of(value: &JsValue) -> Vec<u8> {
@@ -70,20 +82,21 @@ impl Platform for EdgePlatform {
     type Body = Upstream;
 
     fn now_ms(&self) -> u64 {
-        Date::now().as_millis()
+        now_ms()
     }
 
     async fn kv(&self, key: &str, cache_seconds: u32) -> Result<Option<Vec<u8>>, String> {
-        let kv = self.env.kv(bindings::KV).map_err(|error| error.to_string())?;
-        kv.get(key).cache_ttl(cache_seconds.into()).bytes().await.map_err(|error| error.to_string())
+        let value = self.wait(|visit, wait| visit.kv_get(wait, key, cache_seconds)).await;
+        let value = value.map_err(|thrown| text_of(&thrown))?;
+        Ok((!value.is_null()).then(|| js_sys::Uint8Array::new(&value).to_vec()))
     }
 
     fn secret(&self, name: &str) -> Option<String> {
-        self.env.secret(name).ok().map(|secret| secret.to_string())
+        self.visit.secret(name)
     }
 
     async fn request_body(&self, limit: usize) -> Result<Vec<u8>, ReadError> {
-        let body = glue::read_body(&self.request, js_limit(limit)).await;
+        let body = self.wait(|visit, wait| visit.body(wait, js_limit(limit))).await;
         body.map(|body| bytes_of(&body)).map_err(|thrown| read_error(&thrown))
     }
 
@@ -92,17 +105,13 @@ impl Platform for EdgePlatform {
         for (name, value) in &request.headers {
             headers.extend([name, "\n", value, "\n"]);
         }
-        let (ctx, client): (&JsValue, _) = (self.ctx.as_ref().as_ref(), &self.request);
-        let called = match &request.destination {
-            Destination::Url(url) => {
-                let body = js_sys::Uint8Array::from(request.body.as_slice());
-                glue::call_upstream(url, &headers, body, timeout_ms, client, ctx).await
-            }
-            Destination::Ai { binding, model } => {
-                let body = String::from_utf8_lossy(&request.body);
-                glue::call_ai(&self.env, binding, model, &headers, &body, timeout_ms, client, ctx).await
-            }
-        };
+        // What we write is text. As a string it costs the runtime less than as an array of bytes.
+        let body = String::from_utf8_lossy(&request.body);
+        let called = self.wait(|visit, wait| match &request.destination {
+            Destination::Url(url) => visit.call_upstream(wait, url, &headers, &body, timeout_ms),
+            Destination::Ai { binding, model } => visit.call_ai(wait, binding, model, &headers, &body, timeout_ms),
+        });
+        let called = called.await;
         let upstream: JsUpstream = match called {
             Ok(upstream) => upstream.unchecked_into(),
             Err(thrown) => {
@@ -124,17 +133,17 @@ impl Platform for EdgePlatform {
             status: upstream.status(),
             content_type: upstream.content_type(),
             retry_after_ms,
-            body: Upstream(upstream),
+            body: Upstream { js: upstream, visit: self.visit.clone(), waits: self.waits.clone() },
         })
     }
 
     fn cancel_calls(&self) {
-        glue::cancel_calls(&self.request);
+        self.visit.cancel_calls();
     }
 
     async fn ledger(&self, tenant: &str, call: &Call, timeout_ms: u32) -> Result<LedgerReply, String> {
         let call = serde_json::to_string(call).map_err(|error| error.to_string())?;
-        let asked = glue::ask_ledger(&self.env, tenant, &call, timeout_ms).await;
+        let asked = self.wait(|visit, wait| visit.ask_ledger(wait, tenant, &call, timeout_ms)).await;
         let reply = asked.map_err(|thrown| text_of(&thrown))?.as_string().unwrap_or_default();
         serde_json::from_str(&reply).map_err(|error| error.to_string())
     }
@@ -144,57 +153,54 @@ impl Platform for EdgePlatform {
         let call = Call::Renew { lease: lease.clone(), lease_ms: (*lease_ms).into() };
         // Plain data always serializes.
         let call = serde_json::to_string(&call).unwrap_or_default();
-        let ctx: &JsValue = self.ctx.as_ref().as_ref();
-        let stop = glue::repeat_to_ledger(&self.env, ctx, tenant, &call, lease_ms.div_ceil(3));
-        self.stop_renewal.replace(Some(stop));
+        self.visit.repeat_to_ledger(tenant, &call, lease_ms.div_ceil(3));
     }
 
     fn settle_later(&self, tenant: &str, settle: Settle) {
-        tell_ledger(&self.env, self.ctx.as_ref().as_ref(), tenant, &Call::Settle(settle));
+        tell_ledger(&self.visit, tenant, &Call::Settle(settle));
     }
 
     fn tend(&self, slices: SharedSlices, tending: Tending) {
-        tend(&self.env, self.ctx.as_ref().as_ref(), slices, tending);
+        tend(&self.visit, slices, tending);
     }
 
     async fn may_fail_again(&self) -> bool {
-        let Ok(limiter) = self.env.get_binding::<RateLimiter>(bindings::AUTH_LIMITER) else { return true };
-        let address = self.request.headers().get("cf-connecting-ip").ok().flatten().unwrap_or_default();
         // A limiter that fails lets pass: it is only there to slow down.
-        limiter.limit(address).await.map_or(true, |outcome| outcome.success)
+        self.wait(Visit::may_fail_again).await.map_or(true, |may| may.is_truthy())
     }
 
     async fn pause(&self, ms: u32) -> bool {
         // It cannot throw.
-        glue::pause(ms, &self.request).await.is_ok_and(|stays| stays.is_truthy())
+        self.wait(|visit, wait| visit.pause(wait, ms)).await.is_ok_and(|stays| stays.is_truthy())
     }
 
     fn record(&self, record: &RequestRecord) {
-        glue::record(&self.env, &record.line(), record.is_logged);
+        self.visit.tell_log(&record.line(), record.is_logged);
     }
 
     fn warn(&self, message: &str) {
-        console_warn!("{message}");
+        glue::warn(message);
     }
 }
 
 impl UpstreamBody for Upstream {
     async fn read(&mut self, wait_ms: u32) -> Result<Option<Vec<u8>>, ReadError> {
-        self.0.ready(wait_ms).await.map_err(|thrown| read_error(&thrown))?;
-        let value = self.0.take();
+        let ready = self.waits.on(|wait| self.visit.ready(wait, &self.js, wait_ms));
+        ready.await.map_err(|thrown| read_error(&thrown))?;
+        let value = self.js.take();
         Ok((!value.is_undefined()).then(|| bytes_of(&value)))
     }
 
     async fn read_all(&mut self, limit: usize, wait_ms: u32) -> Result<Vec<u8>, ReadError> {
-        let body = self.0.read_all(js_limit(limit), wait_ms).await;
+        let body = self.waits.on(|wait| self.visit.read_all(wait, &self.js, js_limit(limit), wait_ms)).await;
         body.map(|body| bytes_of(&body)).map_err(|thrown| read_error(&thrown))
     }
 
     fn release(&mut self) {
-        self.0.release();
+        self.js.release();
     }
 
     fn cancel(&mut self) {
-        self.0.cancel();
+        self.js.cancel();
     }
 }

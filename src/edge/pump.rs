@@ -1,14 +1,13 @@
-//! The Rust half of the stream pump; the other half, which reads and sends, is in `glue.js`.
+//! The Rust half of the stream pump; the other half, which reads and sends, is in `pump.js`.
 
 use wasm_bindgen::prelude::*;
-use worker::{Date, Env, console_warn};
 
 use crate::gateway::{Closing, Settled};
 use crate::quota::Call;
 use crate::transcode::{End, Progress, Transcoder};
 
-use super::glue;
-use super::platform::tell_ledger;
+use super::glue::{self, Visit};
+use super::platform::{now_ms, tell_ledger};
 use super::tend::tend;
 
 /// A transcoder as JavaScript drives it: one call for each piece of the upstream's body. When the stream has ended,
@@ -19,30 +18,27 @@ pub struct Pump {
     transcoder: Transcoder,
     /// Taken when the stream has ended.
     closing: Option<Closing>,
-    env: Env,
-    ctx: JsValue,
+    visit: Visit,
 }
 
 impl Pump {
-    pub(super) fn new(transcoder: Transcoder, closing: Closing, env: Env, ctx: JsValue) -> Self {
-        Self { transcoder, closing: Some(closing), env, ctx }
+    pub(super) fn new(transcoder: Transcoder, closing: Closing, visit: Visit) -> Self {
+        Self { transcoder, closing: Some(closing), visit }
     }
 
     /// Once: the ledger and the log are told. `gone` if the client left before the end.
     fn close(&mut self, gone: bool) {
         let Some(closing) = self.closing.take() else { return };
-        let closed = closing.close(&self.transcoder.outcome(), gone, Date::now().as_millis());
+        let closed = closing.close(&self.transcoder.outcome(), gone, now_ms());
         match closed.settled {
-            Some(Settled::Tell(tenant, settle)) => {
-                tell_ledger(&self.env, &self.ctx, &tenant, &Call::Settle(settle));
-            }
-            Some(Settled::Tend(slices, tending)) => tend(&self.env, &self.ctx, slices, tending),
+            Some(Settled::Tell(tenant, settle)) => tell_ledger(&self.visit, &tenant, &Call::Settle(settle)),
+            Some(Settled::Tend(slices, tending)) => tend(&self.visit, slices, tending),
             Some(Settled::Kept) | None => {}
         }
         if let Some(change) = closed.change {
-            console_warn!("{change}");
+            glue::warn(&change);
         }
-        glue::record(&self.env, &closed.record.line(), closed.record.is_logged);
+        self.visit.tell_log(&closed.record.line(), closed.record.is_logged);
     }
 }
 
@@ -59,9 +55,9 @@ impl Pump {
         }
         if let Some(closing) = self.closing.as_mut().filter(|closing| !closing.has_seen_text())
             && self.transcoder.has_begun()
-            && let Some(change) = closing.see_text(Date::now().as_millis())
+            && let Some(change) = closing.see_text(now_ms())
         {
-            console_warn!("{change}");
+            glue::warn(&change);
         }
         if self.transcoder.is_over() {
             self.close(false);

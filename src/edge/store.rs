@@ -6,7 +6,7 @@ use wasm_bindgen::prelude::*;
 use super::platform::text_of;
 use crate::quota::{JOURNAL_SLOTS, Ledger, Record, Store, StoredRecord, UsageCounts, UsageKey, UsageRow, Written};
 
-#[wasm_bindgen(module = "/src/edge/ledger.js")]
+#[wasm_bindgen(raw_module = "../../src/edge/ledger.js")]
 extern "C" {
     /// The storage of a Durable Object.
     #[derive(Clone, Debug)]

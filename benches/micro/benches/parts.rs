@@ -5,13 +5,12 @@
 
 use std::fs;
 use std::hint::black_box;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
 use completions_edge::api::{ChunkFormat, ChunkHead, ChunkWriter, CompletionRequest};
 use completions_edge::dialect::{DialectName, Redactor, Share};
-use completions_edge::framing::Framing;
+use completions_edge::framing::{Frame, Framing};
 use completions_edge::quota::{Ledger, Reserve, Settle};
 use completions_edge::transcode::{End, Outcome, Plan, Transcoder};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -143,12 +142,14 @@ fn count_frames(framing: Framing, stream: &[u8]) -> usize {
     let mut frames = 0;
     let mut deframer = framing.deframer(MAX_EVENT_BYTES);
     for piece in stream.chunks(READ_BYTES) {
-        let fed = deframer.feed(black_box(piece), |frame| {
+        let mut rest = black_box(piece);
+        let mut sink = |frame: Frame<'_>| {
             black_box(frame);
             frames += 1;
-            ControlFlow::Continue(())
-        });
-        assert_eq!(fed, Ok(()));
+        };
+        while let Ok(Some(after)) = deframer.next_frame(rest, &mut sink) {
+            rest = after;
+        }
     }
     frames
 }

@@ -84,6 +84,8 @@ function receive(incoming) {
       })();
       await within(seen, `${JSON.stringify(part)} in the body so far`);
     },
+    /** Calls `act` with each further piece of the body, as it is read. */
+    onPiece: (act) => void incoming.on("data", act),
     /** Reads no more, and again. */
     pause: () => incoming.pause(),
     resume: () => incoming.resume(),

@@ -1,0 +1,181 @@
+// The stream that a client reads: what its upstreams say, through the transcoder.
+import { trapped } from "./trap.js";
+
+// What a client is sent while its upstream is silent: a comment, which no client takes for an event.
+const KEEPALIVE = new TextEncoder().encode(": keepalive\n\n");
+
+// The next piece of an upstream: `bytes` is undefined at its end.
+async function nextOf(source, upstream) {
+  try {
+    return { source, upstream, bytes: await upstream.next(), broken: false };
+  } catch {
+    return { source, upstream, bytes: undefined, broken: true };
+  }
+}
+
+// Reads several upstreams at once, each with at most one read under way: a function that resolves to whichever has
+// something first. What has come waits in a queue: a race of promises would remember every piece in those that are slow.
+function merge(upstreams) {
+  const busy = new Set();
+  const pieces = [];
+  let wake = () => {};
+  let taken;
+  const read = async (source, upstream) => {
+    pieces.push(await nextOf(source, upstream));
+    wake();
+  };
+  return async () => {
+    // Its bytes were good until now.
+    busy.delete(taken);
+    for (const [source, upstream] of upstreams) {
+      if (busy.has(source)) continue;
+      busy.add(source);
+      read(source, upstream);
+    }
+    if (pieces.length === 0) await new Promise((resolve) => (wake = resolve));
+    const piece = pieces.shift();
+    taken = piece.source;
+    return piece;
+  };
+}
+
+// How silent a stream's upstreams are. `begin` and `end` enclose the times in which the client waits for them: a client
+// that does not read keeps nobody waiting. One timer a stream, and nothing to pay for an event.
+function watch({ keepaliveMs, firstTokenMs, idleMs }, { sources, keepalive, expire }) {
+  const step = Math.max(Math.min(keepaliveMs || idleMs, firstTokenMs, idleMs) / 4, 10);
+  // Since when the first text is waited for.
+  let since = Date.now();
+  // When each source was heard last; those that have begun to give text.
+  const heard = new Map();
+  const begun = new Set();
+  let waits = false;
+  let sent = since;
+  const silence = (now) => (source) =>
+    begun.has(source) ? now - (heard.get(source) ?? now) >= idleMs : now - since >= firstTokenMs;
+  const look = () => {
+    const now = Date.now();
+    if (!waits) {
+      for (const source of begun) heard.set(source, now);
+      since = now;
+      sent = now;
+    } else if ([...sources()].some(silence(now))) {
+      expire();
+    } else if (keepaliveMs > 0 && now - sent >= keepaliveMs) {
+      sent = now;
+      keepalive();
+    }
+  };
+  const timer = setInterval(look, step);
+  return {
+    begin: () => (waits = true),
+    end: () => (waits = false),
+    // A source was heard, with text for the client or without.
+    hear(source, text) {
+      const now = Date.now();
+      heard.set(source, now);
+      if (!text) return;
+      begun.add(source);
+      sent = now;
+    },
+    stop: () => clearInterval(timer),
+  };
+}
+
+// The pump: one call into the transcoder for each piece of an upstream's body, when the client wants more, and not
+// before. A piece that completes no chunk is followed by the next; nothing is gathered, nothing is held back. However
+// the stream ends, the transcoder is told, and `release` is called, once.
+//
+// `sources` holds what is left of each of the transcoder's sources, null where nothing is.
+export function pump(first, sources, transcoder, visit, release, { keepaliveMs, firstTokenMs, idleMs }) {
+  let live = true;
+  let controller;
+  const upstreams = new Map(sources.map((upstream, source) => [source, upstream]).filter(([, upstream]) => upstream));
+  const [[source, any]] = upstreams;
+  const next = upstreams.size === 1 ? () => nextOf(source, any) : merge(upstreams);
+  const watcher = watch(
+    { keepaliveMs, firstTokenMs, idleMs },
+    {
+      sources: () => upstreams.keys(),
+      keepalive: () => controller.enqueue(KEEPALIVE.slice()),
+      expire() {
+        controller.enqueue(transcoder.expire());
+        cancel();
+        controller.close();
+        stop();
+      },
+    },
+  );
+  for (const source of upstreams.keys()) if (transcoder.begun(source)) watcher.hear(source, true);
+  const stop = () => {
+    live = false;
+    watcher.stop();
+    transcoder.free();
+    release();
+  };
+  const cancel = () => {
+    for (const upstream of upstreams.values()) upstream.cancel();
+  };
+  const gone = () => {
+    cancel();
+    transcoder.gone();
+    stop();
+  };
+  // The runtime tells the stream, and tells the request: whichever comes first.
+  visit.whenGone(() => {
+    if (live) gone();
+  });
+  return new ReadableStream(
+    {
+      start(streamController) {
+        controller = streamController;
+        controller.enqueue(first);
+      },
+      async pull() {
+        watcher.begin();
+        for (;;) {
+          const { source, upstream, bytes, broken } = await next();
+          // The client went away while we waited.
+          if (!live) return;
+          if (broken && visit.isGone) return gone();
+          let out;
+          try {
+            out = bytes === undefined ? transcoder.end(source, broken) : transcoder.push(source, bytes);
+          } catch (error) {
+            // Only a trap in the module can throw here. The client must see a broken stream, not an ended one.
+            trapped(error);
+            live = false;
+            watcher.stop();
+            cancel();
+            release();
+            throw error;
+          }
+          const hasText = out.byteLength > 0;
+          if (hasText || transcoder.heard) watcher.hear(source, hasText);
+          if (hasText) controller.enqueue(out);
+          const { over } = transcoder;
+          if (over || upstreams.size > 1) {
+            // 0: it has more to say, 1: it has said all, 2: nobody wants what it would say.
+            const progress = transcoder.progress(source);
+            if (progress === 1) upstream.release();
+            else if (progress === 2) upstream.cancel();
+            if (progress !== 0) upstreams.delete(source);
+          }
+          if (over) {
+            cancel();
+            controller.close();
+            stop();
+            return;
+          }
+          if (hasText) {
+            watcher.end();
+            return;
+          }
+        }
+      },
+      cancel() {
+        if (live) gone();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}

@@ -1,0 +1,170 @@
+// An upstream's answer as the gateway reads it: whole, or piece by piece as it comes.
+import { BodyReader } from "./body_reader.js";
+
+// A body of unknown length is read into a buffer that begins with this many bytes.
+const FIRST_BYTES = 4096;
+// How long a body that has said all may take to end, so that its connection can serve again.
+const DRAIN_MS = 1000;
+// Thrown as they stand; the Rust side compares.
+const TOO_LONG = "too long";
+export const TIMEOUT = "timeout";
+export const GONE = "gone";
+
+// The bytes of a request or response, if they are at most `limit`.
+export async function readToEnd(message, limit) {
+  const { body, headers } = message;
+  if (!body) return new Uint8Array(0);
+  const length = headers.get("content-length");
+  // What is compressed is longer than it says.
+  if (length !== null && Number(length) <= limit && headers.get("content-encoding") === null) {
+    return new Uint8Array(await message.arrayBuffer());
+  }
+  return readPieces(body.getReader(), Number(length ?? 0), limit);
+}
+
+// Reads a stream to its end. `length` is what its content-length says, if anything. Every piece is copied into one
+// buffer at once: kept as it is, a piece of one byte would hold the page that it came in.
+async function readPieces(reader, length, limit) {
+  const tooLong = () => {
+    reader.cancel().catch(() => {});
+    throw TOO_LONG;
+  };
+  if (length > limit) tooLong();
+  let whole = new Uint8Array(Math.min(length || FIRST_BYTES, limit));
+  let total = 0;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return whole.subarray(0, total);
+    const end = total + value.byteLength;
+    if (end > limit) tooLong();
+    if (end > whole.byteLength) {
+      const larger = new Uint8Array(Math.min(Math.max(end, 2 * whole.byteLength), limit));
+      larger.set(whole.subarray(0, total));
+      whole = larger;
+    }
+    whole.set(value, total);
+    total = end;
+  }
+}
+
+// An upstream's answer, from its headers on.
+export class Upstream {
+  #response;
+  #visit;
+  #abort;
+  #body;
+  // A read that is under way, and what it brought: kept until somebody takes it.
+  #reading;
+  #waiting;
+  #piece;
+  // What a read failed with. There is no other after it.
+  #failure;
+
+  // `abort` breaks the call off.
+  constructor(response, visit, abort) {
+    this.#response = response;
+    this.#visit = visit;
+    this.#abort = abort;
+  }
+
+  get status() {
+    return this.#response.status;
+  }
+
+  get contentType() {
+    return this.#response.headers.get("content-type") ?? "";
+  }
+
+  // Milliseconds until a retry makes sense, or undefined. `retry-after` is seconds or a date (RFC 9110, 10.2.3).
+  get retryAfterMs() {
+    if (this.#response.ok) return undefined;
+    const ms = this.#response.headers.get("retry-after-ms");
+    const after = this.#response.headers.get("retry-after");
+    let delay = Number.NaN;
+    if (ms !== null && !Number.isNaN(Number(ms))) delay = Number(ms);
+    else if (after !== null) delay = Number.isNaN(Number(after)) ? Date.parse(after) - Date.now() : Number(after) * 1000;
+    return Number.isFinite(delay) ? Math.max(delay, 0) : undefined;
+  }
+
+  // The next bytes, or undefined at the end. They are good until the next read: the buffer is one and the same.
+  #read() {
+    if (this.#failure) return Promise.reject(this.#failure);
+    if (!this.#response.body) return Promise.resolve();
+    this.#body ??= new BodyReader(this.#response.body, this.#abort);
+    return this.#body.read().catch((error) => this.#thrown(error));
+  }
+
+  // Resolves when `take` has something; waits at most so long. Whoever does not wait to the end loses nothing.
+  ready(waitMs) {
+    if (this.#piece) return Promise.resolve();
+    const keep = (bytes) => {
+      this.#piece = { bytes };
+      this.#reading = undefined;
+    };
+    const forget = (error) => {
+      this.#reading = undefined;
+      throw error;
+    };
+    this.#reading ??= this.#read().then(keep, forget);
+    // One clock for each read, however often it is asked for: what is asked later waits no longer than what was before.
+    this.#waiting ??= this.#within(waitMs, this.#reading).finally(() => (this.#waiting = undefined));
+    return this.#waiting;
+  }
+
+  // The bytes that are ready, or undefined at the end.
+  take() {
+    const bytes = this.#piece?.bytes;
+    this.#piece = undefined;
+    return bytes;
+  }
+
+  // The next bytes, or undefined at the end.
+  async next() {
+    if (!this.#piece && !this.#reading) return this.#read();
+    if (!this.#piece) await this.#reading;
+    return this.take();
+  }
+
+  // All bytes, if they are at most `limit` and come in time.
+  readAll(limit, waitMs) {
+    const all = readToEnd(this.#response, limit).catch((error) => this.#thrown(error));
+    return this.#within(waitMs, all).catch((error) => {
+      if (error === TIMEOUT) this.#abort();
+      throw error;
+    });
+  }
+
+  // The same promise, but it is waited for at most so long.
+  #within(ms, promise) {
+    return new Promise((resolve, reject) => {
+      const inTime = this.#visit.after(ms, () => reject(TIMEOUT));
+      promise.then(resolve, reject).finally(inTime);
+    });
+  }
+
+  #thrown(error) {
+    this.#failure = this.#visit.isGone ? GONE : error;
+    throw this.#failure;
+  }
+
+  // The upstream has said all: what may still come is its transport's end mark, after which the connection can serve
+  // again. One that does not end is broken off.
+  release() {
+    const drain = async () => {
+      const timer = setTimeout(() => this.cancel(), DRAIN_MS);
+      try {
+        while ((await this.next()) !== undefined);
+      } catch {
+        // It broke, which is an end too.
+      } finally {
+        clearTimeout(timer);
+      }
+    };
+    this.#visit.waitUntil(drain());
+  }
+
+  cancel() {
+    if (this.#body) this.#body.cancel();
+    else this.#response.body?.cancel().catch(() => {});
+  }
+}

@@ -1,0 +1,419 @@
+// What one request needs of the runtime: one crossing where Rust alone would need many, and calls that Rust can wait for.
+import { Upstream, GONE, TIMEOUT, readToEnd } from "./upstream.js";
+import { pump } from "./pump.js";
+import { Runner } from "./runner.js";
+
+// How long a ledger may take to be told something that nobody waits for.
+const TELL_TIMEOUT_MS = 5000;
+// The pauses after calls that failed.
+const TELL_AGAIN_MS = [100, 1000, 4000];
+
+// The headers of a request that concern the gateway, in the order of its `Head`. A completion needs the first of them.
+const HEADERS = [
+  "authorization",
+  "content-type",
+  "content-encoding",
+  "x-request-id",
+  "x-completions-format",
+  "origin",
+  "traceparent",
+  "access-control-request-headers",
+  "if-match",
+  "if-none-match",
+];
+const OF_COMPLETIONS = 7;
+
+// Headers cross as one string, name and value in turn, a line each: neither can hold a line feed.
+function record(lines) {
+  const parts = lines.split("\n");
+  const headers = {};
+  for (let i = 0; i + 1 < parts.length; i += 2) headers[parts[i]] = parts[i + 1];
+  return headers;
+}
+
+const textOf = (error) => String(error?.message ?? error);
+
+export function randomBytes(buffer) {
+  crypto.getRandomValues(buffer);
+}
+
+// Tells the ledger something that nobody waits for. A call that fails is made again: what is not settled would be
+// charged as it was reserved.
+export function tellLedger(env, ctx, tenant, call) {
+  const tell = async () => {
+    for (const pause of TELL_AGAIN_MS) {
+      try {
+        return await askLedger(env, tenant, call, TELL_TIMEOUT_MS);
+      } catch (error) {
+        console.warn(`the ledger of tenant ${tenant} was not told: ${textOf(error)}`);
+      }
+      await scheduler.wait(pause);
+    }
+  };
+  ctx.waitUntil(tell());
+}
+
+// Asks the ledger of a tenant; resolves to its reply as text.
+async function askLedger(env, tenant, call, timeoutMs) {
+  const namespace = env.LEDGER;
+  if (!namespace) throw "there is no binding LEDGER";
+  const asked = namespace.get(namespace.idFromName(tenant)).ask(call);
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(TIMEOUT), timeoutMs);
+  });
+  try {
+    return await Promise.race([asked, late]);
+  } finally {
+    clearTimeout(timer);
+    asked.catch(() => {});
+  }
+}
+
+// Writes the line of a request that has ended into the log, if it is wanted there, and a data point into the dataset that
+// is bound as ANALYTICS, if one is.
+export function tellLog(env, line, isLogged) {
+  if (isLogged) console.log(line);
+  if (!env.ANALYTICS) return;
+  const request = JSON.parse(line);
+  const { tenant, key, model, target, dialect, ended, error, finish_reason: finishReason, route } = request;
+  const blobs = [route, tenant, key, model, target, dialect, ended, error, finishReason].map((blob) => blob ?? "");
+  const { status, attempts, prompt_tokens: prompt, completion_tokens: completion, estimated, stream } = request;
+  const { headers_ms: headersMs, first_token_ms: firstTokenMs, total_ms: totalMs } = request;
+  const counts = [status, attempts, prompt, completion, Number(estimated), Number(stream)];
+  const times = [headersMs ?? -1, firstTokenMs ?? -1, totalMs];
+  try {
+    env.ANALYTICS.writeDataPoint({ indexes: [tenant ?? ""], blobs, doubles: [...counts, ...times] });
+  } catch (error) {
+    // A data point that is not taken is no reason to lose an answer.
+    console.warn(`a data point was not taken: ${textOf(error)}`);
+  }
+}
+
+// Deadlines of one request over one timer of the runtime: setting a timer costs more than most of what a request does,
+// and nearly every deadline is over long before it is due.
+class Clock {
+  #deadlines = new Set();
+  #timer;
+  #dueMs = Infinity;
+
+  // Calls `act` in so many milliseconds, unless what it returns is called before.
+  after(ms, act) {
+    const deadline = { atMs: Date.now() + ms, act };
+    this.#deadlines.add(deadline);
+    this.#arm(deadline.atMs);
+    return () => this.#deadlines.delete(deadline);
+  }
+
+  stop() {
+    this.#deadlines.clear();
+    clearTimeout(this.#timer);
+    this.#dueMs = Infinity;
+  }
+
+  // A timer that rings too early is as good: it looks for what is due, and is set again.
+  #arm(atMs) {
+    if (atMs >= this.#dueMs) return;
+    clearTimeout(this.#timer);
+    this.#dueMs = atMs;
+    this.#timer = setTimeout(() => this.#ring(), Math.max(atMs - Date.now(), 0));
+  }
+
+  #ring() {
+    this.#dueMs = Infinity;
+    const now = Date.now();
+    for (const deadline of this.#deadlines) {
+      if (deadline.atMs > now) continue;
+      this.#deadlines.delete(deadline);
+      deadline.act();
+    }
+    let next = Infinity;
+    for (const { atMs } of this.#deadlines) next = Math.min(next, atMs);
+    if (next < Infinity) this.#arm(next);
+  }
+}
+
+// One request, from its coming to the end of its answer.
+export class Visit {
+  // The response, for the runtime.
+  response;
+  #request;
+  #env;
+  #ctx;
+  #respond;
+  #fail;
+  #release;
+  #runner = new Runner((error) => {
+    this.#fail(error);
+    this.#end();
+  });
+  #clock = new Clock();
+  // What ends a call whose headers have not come, or whose body goes on.
+  #calls = [];
+  #isGone = false;
+  #whenGone = [];
+  #stopRenewal = () => {};
+
+  constructor(request, env, ctx) {
+    this.#request = request;
+    this.#env = env;
+    this.#ctx = ctx;
+    this.response = new Promise((respond, fail) => {
+      this.#respond = respond;
+      this.#fail = fail;
+    });
+    // Keeps the request's context alive until the answer is complete. Without, the runtime drops the context as soon as
+    // the client goes away, and with it, unfinished, whatever the Worker was waiting for: its memory would never be given
+    // back, and nobody would settle.
+    ctx.waitUntil(new Promise((release) => (this.#release = release)));
+    request.signal.addEventListener("abort", () => {
+      this.#isGone = true;
+      this.cancelCalls();
+      for (const act of this.#whenGone) act();
+    });
+    this.#isGone = request.signal.aborted;
+  }
+
+  // Whether the client went away, which ends every read and is no fault of an upstream.
+  get isGone() {
+    return this.#isGone;
+  }
+
+  whenGone(act) {
+    if (this.#isGone) queueMicrotask(act);
+    else this.#whenGone.push(act);
+  }
+
+  after(ms, act) {
+    return this.#clock.after(ms, act);
+  }
+
+  waitUntil(promise) {
+    this.#ctx.waitUntil(promise);
+  }
+
+  // The task that waits for what is asked for below, once it has to wait.
+  begin(task) {
+    this.#runner.begin(task);
+  }
+
+  // All is done: nothing of the request is left.
+  #end = () => {
+    this.#stopRenewal();
+    this.#clock.stop();
+    this.#release();
+  };
+
+  // The head: method, path, query, and then those headers, each with a mark before it if it is there.
+  head() {
+    const { method, url, headers } = this.#request;
+    const path = url.indexOf("/", url.indexOf("//") + 2);
+    const query = url.indexOf("?", path);
+    const pathname = url.slice(path, query < 0 ? undefined : query);
+    const names = pathname === "/v1/completions" && method === "POST" ? OF_COMPLETIONS : HEADERS.length;
+    let head = `${method}\n${pathname}\n${query < 0 ? "" : url.slice(query + 1)}`;
+    for (let i = 0; i < names; i += 1) {
+      const value = headers.get(HEADERS[i]);
+      head += value === null ? "\n" : `\n=${value}`;
+    }
+    return head;
+  }
+
+  // The request's body, if it is at most `limit` bytes long.
+  body(wait, limit) {
+    this.#runner.tell(wait, readToEnd(this.#request, limit));
+  }
+
+  // An answer that is all there.
+  answer(status, headers, body) {
+    this.#respond(new Response(body, { status, headers: record(headers) }));
+    this.#end();
+  }
+
+  // A stream that is all there: it goes out without a length.
+  answerChunks(status, headers, bytes) {
+    const body = new ReadableStream({
+      start(controller) {
+        controller.enqueue(bytes);
+        controller.close();
+      },
+    });
+    this.answer(status, headers, body);
+  }
+
+  // A stream: what is left of each of the transcoder's sources (null where nothing is) through `transcoder`, after
+  // `first`. The times are those of the gateway's `Patience`.
+  answerStream(status, headers, first, sources, transcoder, keepaliveMs, firstTokenMs, idleMs) {
+    const body = pump(first, sources, transcoder, this, this.#end, { keepaliveMs, firstTokenMs, idleMs });
+    this.#respond(new Response(body, { status, headers: record(headers) }));
+  }
+
+  // Calls an upstream by its URL.
+  callUpstream(wait, url, headers, body, timeoutMs) {
+    const send = (signal) => fetch(url, { method: "POST", headers: record(headers), body, redirect: "manual", signal });
+    this.#runner.tell(wait, this.#call(send, timeoutMs));
+  }
+
+  // Calls a model through the Worker's binding to Workers AI. A raw response comes whatever its status. The runtime
+  // documents neither `signal` nor `extraHeaders`, and takes both (cloudflare/workerd, src/cloudflare/internal/ai-api.ts).
+  callAi(wait, binding, model, headers, body, timeoutMs) {
+    const send = async (signal) => {
+      const ai = this.#env[binding];
+      if (!ai) throw `there is no binding ${binding}`;
+      return ai.run(model, JSON.parse(body), { returnRawResponse: true, signal, extraHeaders: record(headers) });
+    };
+    this.#runner.tell(wait, this.#call(send, timeoutMs));
+  }
+
+  // Calls an upstream and waits for its headers. The call ends when the client goes away, at any time. `send` is given
+  // the signal that ends it.
+  async #call(send, timeoutMs) {
+    if (this.#isGone) throw GONE;
+    const controller = new AbortController();
+    this.#calls.push(controller);
+    let timedOut = false;
+    const inTime = this.#clock.after(timeoutMs, () => {
+      timedOut = true;
+      controller.abort();
+    });
+    try {
+      return new Upstream(await send(controller.signal), this, () => controller.abort());
+    } catch (error) {
+      if (this.#isGone) throw GONE;
+      throw timedOut ? TIMEOUT : textOf(error);
+    } finally {
+      inTime();
+    }
+  }
+
+  // Breaks off what is still going on of the request's calls.
+  cancelCalls() {
+    for (const controller of this.#calls) controller.abort();
+  }
+
+  // Resolves when an upstream has something to take; waits at most so long.
+  ready(wait, upstream, waitMs) {
+    this.#runner.tell(wait, upstream.ready(waitMs));
+  }
+
+  // All that an upstream says.
+  readAll(wait, upstream, limit, waitMs) {
+    this.#runner.tell(wait, upstream.readAll(limit, waitMs));
+  }
+
+  // Waits, but not for a client that is gone: resolves to whether it is still there.
+  pause(wait, ms) {
+    const paused = new Promise((resolve) => {
+      const inTime = this.#clock.after(ms, () => resolve(!this.#isGone));
+      this.whenGone(() => {
+        inTime();
+        resolve(false);
+      });
+    });
+    this.#runner.tell(wait, paused);
+  }
+
+  sleep(wait, ms) {
+    this.#runner.tell(wait, new Promise((resolve) => this.#clock.after(ms, resolve)));
+  }
+
+  secret(name) {
+    const secret = this.#env[name];
+    return typeof secret === "string" ? secret : undefined;
+  }
+
+  // The bytes under a key in KV, or null.
+  kvGet(wait, key, cacheTtl) {
+    this.#runner.tell(wait, this.#kv((kv) => kv.get(key, { type: "arrayBuffer", cacheTtl })));
+  }
+
+  kvPut(wait, key, value) {
+    this.#runner.tell(wait, this.#kv((kv) => kv.put(key, value)));
+  }
+
+  kvDelete(wait, key) {
+    this.#runner.tell(wait, this.#kv((kv) => kv.delete(key)));
+  }
+
+  // A page of names, and after them the cursor of the next one, empty if there is none.
+  kvList(wait, prefix, cursor, limit) {
+    const list = async (kv) => {
+      const page = await kv.list({ prefix, limit, ...(cursor && { cursor }) });
+      return [...page.keys.map(({ name }) => name), page.list_complete ? "" : page.cursor];
+    };
+    this.#runner.tell(wait, this.#kv(list));
+  }
+
+  async #kv(act) {
+    if (!this.#env.KV) throw "there is no binding KV";
+    return act(this.#env.KV);
+  }
+
+  // Resolves to whether the client's address may fail to authenticate again, where a limiter is bound.
+  mayFailAgain(wait) {
+    const limit = async () => {
+      const { AUTH_LIMITER: limiter } = this.#env;
+      if (!limiter) return true;
+      const key = this.#request.headers.get("cf-connecting-ip") ?? "";
+      return (await limiter.limit({ key })).success;
+    };
+    this.#runner.tell(wait, limit());
+  }
+
+  askLedger(wait, tenant, call, timeoutMs) {
+    this.#runner.tell(wait, askLedger(this.#env, tenant, call, timeoutMs));
+  }
+
+  tellLedger(tenant, call) {
+    tellLedger(this.#env, this.#ctx, tenant, call);
+  }
+
+  errand() {
+    return new Errand(this.#env, this.#ctx);
+  }
+
+  // Makes a call to a ledger again and again, until all is done.
+  repeatToLedger(tenant, call, everyMs) {
+    let inTime;
+    const again = () => {
+      inTime = this.#clock.after(everyMs, () => {
+        this.tellLedger(tenant, call);
+        again();
+      });
+    };
+    again();
+    this.#stopRenewal = () => inTime();
+  }
+
+  tellLog(line, isLogged) {
+    tellLog(this.#env, line, isLogged);
+  }
+}
+
+// Something that is done after a request, in its context.
+class Errand {
+  #env;
+  #release;
+  #runner = new Runner(() => this.end());
+
+  constructor(env, ctx) {
+    this.#env = env;
+    ctx.waitUntil(new Promise((release) => (this.#release = release)));
+  }
+
+  begin(task) {
+    this.#runner.begin(task);
+  }
+
+  sleep(wait, ms) {
+    this.#runner.tell(wait, scheduler.wait(ms));
+  }
+
+  askLedger(wait, tenant, call, timeoutMs) {
+    this.#runner.tell(wait, askLedger(this.#env, tenant, call, timeoutMs));
+  }
+
+  end() {
+    this.#release();
+  }
+}
