@@ -11,9 +11,9 @@ use crate::gateway::{
 };
 use crate::quota::{Call, Reply as LedgerReply, Settle, Tending};
 
-use super::bindings;
 use super::glue::{self, JsUpstream};
 use super::tend::tend;
+use super::{GATEWAY, bindings};
 
 /// The runtime as one request sees it.
 #[derive(Debug)]
@@ -133,9 +133,12 @@ impl Platform for EdgePlatform {
     }
 
     async fn ledger(&self, tenant: &str, call: &Call, timeout_ms: u32) -> Result<LedgerReply, String> {
-        let call = serde_json::to_string(call).map_err(|error| error.to_string())?;
-        let asked = glue::ask_ledger(&self.env, tenant, &call, timeout_ms).await;
+        let text = serde_json::to_string(call).map_err(|error| error.to_string())?;
+        let asked = glue::ask_ledger(&self.env, tenant, &text, timeout_ms).await;
         let reply = asked.map_err(|thrown| text_of(&thrown))?.as_string().unwrap_or_default();
+        if let Call::Revoke { key } = call {
+            GATEWAY.with(|gateway| gateway.revoked(self, tenant, key));
+        }
         serde_json::from_str(&reply).map_err(|error| error.to_string())
     }
 
