@@ -313,6 +313,64 @@ fn pitfall_34_a_revoked_key_reserves_nothing_though_isolate_and_kv_remember_it()
 }
 
 #[test]
+fn a_burst_asks_the_ledger_now_and_then_and_the_books_are_right() {
+    let (world, gateway) = (limited(r#""requests_per_day":100000,"tokens_per_day":10000000"#, ""), Gateway::default());
+    for nth in 1..=200 {
+        let (answer, body) =
+            if nth % 2 == 0 { (good(), REQUEST) } else { (Ok(Answer::sse(CHUNK).then(Ok(REST))), STREAM) };
+        let received = ask(&world, &gateway, answer, body);
+        assert_eq!(received.status, 200);
+        assert_eq!(received.header("x-ratelimit-remaining-requests"), Some((100_000 - nth).to_string().as_str()));
+    }
+    let calls = world.ledger_calls.borrow().len();
+    assert!(calls < 2 * 8 + 10, "{calls} calls for 200 requests");
+    assert_eq!(world.renewed.borrow().len(), 200, "each renews the promise that it is spent from");
+    world.tend_all();
+    assert_eq!(used(&world, &gateway, "tenant", "requests_per_day"), (200, 100_000));
+    assert_eq!(tokens_today(&world, &gateway), 200 * 7);
+}
+
+#[test]
+fn a_burst_is_charged_for_every_end() {
+    let (world, gateway) = (limited(r#""concurrent_requests":1000"#, ""), Gateway::default());
+    world.put("config", &CONFIG.replace("\"version\": 1,", r#""version": 1, "breaker": {"enabled": false},"#));
+    for _ in 0..20 {
+        ask(&world, &gateway, good(), REQUEST);
+        ask(&world, &gateway, Err(CallError::Timeout), REQUEST);
+        ask(&world, &gateway, Ok(Answer::sse(CHUNK)), STREAM);
+        ask(&world, &gateway, Ok(Answer::sse("").then(Err(ReadError::ClientGone))), STREAM);
+    }
+    world.tend_all();
+    assert_eq!(tokens_today(&world, &gateway), 20 * (7 + (2 + 2) + 2));
+    assert_eq!(used(&world, &gateway, "tenant", "concurrent_requests"), (0, 1000));
+}
+
+#[test]
+fn where_slices_are_off_every_request_asks() {
+    let (world, gateway) = (World::default(), Gateway::default());
+    world.put("config", &CONFIG.replace("\"version\": 1,", r#""version": 1, "quota": {"slice_ms": 0},"#));
+    for _ in 0..100 {
+        assert_eq!(ask(&world, &gateway, good(), REQUEST).status, 200);
+    }
+    assert_eq!(world.ledger_calls.borrow().len(), 200);
+}
+
+#[test]
+fn a_slice_is_spent_while_the_ledger_is_down_and_told_of_when_it_is_back() {
+    let (world, gateway) = (limited(r#""requests_per_day":100000"#, ""), Gateway::default());
+    (0..12).for_each(|_| drop(ask(&world, &gateway, good(), REQUEST)));
+    world.ledger_fails.set(true);
+    let statuses: Vec<u16> = (0..10).map(|_| ask(&world, &gateway, good(), REQUEST).status).collect();
+    let spent = statuses.iter().take_while(|status| **status == 200).count();
+    assert!(spent > 2 && statuses[spent..].iter().all(|status| *status == 503), "{statuses:?}");
+    world.now_ms.set(world.now_ms.get() + 1000);
+    assert_eq!(ask(&world, &gateway, good(), REQUEST).status, 503, "it is over");
+    world.ledger_fails.set(false);
+    world.tend_all();
+    assert_eq!(used(&world, &gateway, "tenant", "requests_per_day"), (12 + spent as u64, 100_000));
+}
+
+#[test]
 fn pitfall_39_tenants_share_nothing() {
     let (world, gateway) = (limited(r#""requests_per_day":1"#, ""), Gateway::default());
     let other = "sk-other001-abcdefghijklmnopqrstuvwxyzABCDEF";

@@ -147,6 +147,17 @@ fn a_revoked_key_spends_nothing_once_the_isolate_has_heard_of_it() {
 }
 
 #[test]
+fn a_revoked_key_spends_no_slice_that_comes_after_all() {
+    let mut world = busy(Limits::default());
+    while world.ask(0, 0, TOKENS) {}
+    world.send(0, 0);
+    world.isolates[0].slices.revoke(TENANT, "a", world.now_ms);
+    world.receive(0, 0, false);
+    assert!(!world.ask(0, 0, TOKENS));
+    world.check_books();
+}
+
+#[test]
 fn a_slice_is_not_asked_for_at_the_very_end_of_a_day() {
     let mut world = World::new(Limits { requests_per_day: Some(10_000), ..Limits::default() }, Default::default());
     world.now_ms = (world.now_ms / 86_400_000 + 1) * 86_400_000 - SLICE_MS / 4;

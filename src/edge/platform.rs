@@ -8,6 +8,7 @@ use crate::gateway::{
 };
 use crate::quota::{Call, Reply as LedgerReply, Settle, Tending};
 
+use super::GATEWAY;
 use super::glue::{self, JsUpstream, Visit};
 use super::task::{Wait, Waits};
 use super::tend::tend;
@@ -142,9 +143,12 @@ impl Platform for EdgePlatform {
     }
 
     async fn ledger(&self, tenant: &str, call: &Call, timeout_ms: u32) -> Result<LedgerReply, String> {
-        let call = serde_json::to_string(call).map_err(|error| error.to_string())?;
-        let asked = self.wait(|visit, wait| visit.ask_ledger(wait, tenant, &call, timeout_ms)).await;
+        let text = serde_json::to_string(call).map_err(|error| error.to_string())?;
+        let asked = self.wait(|visit, wait| visit.ask_ledger(wait, tenant, &text, timeout_ms)).await;
         let reply = asked.map_err(|thrown| text_of(&thrown))?.as_string().unwrap_or_default();
+        if let Call::Revoke { key } = call {
+            GATEWAY.with(|gateway| gateway.revoked(self, tenant, key));
+        }
         serde_json::from_str(&reply).map_err(|error| error.to_string())
     }
 

@@ -128,6 +128,11 @@ impl Caller {
 }
 
 impl Gateway {
+    /// A key has been revoked: nothing that this isolate has reserved ahead for it is spent any more.
+    pub fn revoked<P: Platform>(&self, platform: &P, tenant: &str, key: &str) {
+        self.slices.borrow_mut().revoke(tenant, key, platform.now_ms());
+    }
+
     /// Answers a request. Whatever happens, there is an answer, with the headers that every answer has.
     pub async fn handle<P: Platform>(&self, platform: &P, head: &Head, entropy: Entropy) -> Reply<P::Body> {
         let timing = Timing::from(platform.now_ms());

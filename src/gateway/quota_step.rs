@@ -166,19 +166,25 @@ pub(super) async fn reserve<P: Platform>(
         Ok(other) => format!("an odd reply: {other:?}"),
         Err(why) => why,
     };
-    slices.borrow_mut().undecided(&ask, &asking, platform.now_ms());
     platform.warn(&format!("the ledger of tenant `{tenant}` did not answer: {why}"));
+    let now_ms = platform.now_ms();
+    let spent = slices.borrow_mut().undecided(&ask, &asking, now_ms);
+    // It may have been reserved all the same, and just not been said in time. Then it has to be settled: with nothing
+    // if this is not what the request is spent from, else with what it will have used.
+    let unheard = settlement(None);
+    if spent.is_some() {
+        platform.settle_later(tenant, unheard.of_nothing());
+        *standings = slices.borrow().standings(tenant, id, now_ms);
+        return admitted(spent);
+    }
     // Nor is it asked again for the headers of this answer.
     *standings = Some(Vec::new());
-    // It may have been reserved all the same, and just not been said in time. Then it has to be settled: with nothing
-    // if the request goes no further, else with what it will have used.
-    let settlement = settlement(None);
     match quota.on_failure {
         OnFailure::Deny => {
-            platform.settle_later(tenant, settlement.of_nothing());
+            platform.settle_later(tenant, unheard.of_nothing());
             Err(ApiError::quota_unavailable())
         }
-        OnFailure::Allow => Ok(Some(settlement)),
+        OnFailure::Allow => Ok(Some(unheard)),
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Reserve {
     pub spare: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so, and its size is the target's")]
 pub(super) const fn is_zero(value: &u64) -> bool {
     *value == 0
 }
@@ -92,7 +92,7 @@ pub struct Totals {
 }
 
 /// An operation that changed the ledger, for the journal.
-#[expect(clippy::large_enum_variant, reason = "entries live one at a time, on their way to or from the journal")]
+#[allow(clippy::large_enum_variant, reason = "entries live one at a time, on their way to or from the journal")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {

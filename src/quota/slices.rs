@@ -137,6 +137,8 @@ struct Key {
     count_before: u64,
     /// Until when somebody is believed to be asking for a slice.
     asking_until_ms: u64,
+    /// Whether this isolate has heard that it is revoked, which is for good.
+    is_revoked: bool,
     /// In the order of when they end.
     slices: Vec<Slice>,
     /// Where the ledger said that the limits stand, when, and how many tokens less than estimated were used since.
@@ -193,6 +195,11 @@ impl Key {
         let mut fitting = self.live_mut(now_ms).iter_mut().filter(|slice| slice.limits == ask.limits);
         let slice = fitting.find_map(|slice| slice.spend(ask.model, ask.tokens, after_all).then_some(slice))?;
         Some(ask.spent(&slice.lease))
+    }
+
+    fn revoke(&mut self, now_ms: u64) {
+        self.is_revoked = true;
+        self.live_mut(now_ms).iter_mut().for_each(|slice| slice.until_ms = now_ms);
     }
 
     /// Where the limits stand, as if nothing had been reserved ahead.
@@ -285,14 +292,14 @@ impl Slices {
         (key.standings, key.standings_ms, key.saved_tokens) = (standings.to_vec(), now_ms, 0);
         match refusal {
             Some(Refusal::Revoked) => {
-                key.live_mut(now_ms).iter_mut().for_each(|slice| slice.until_ms = now_ms);
+                key.revoke(now_ms);
                 None
             }
             Some(Refusal::Limit(_)) => key.spend(ask, true, now_ms),
             None if spare == 0 => None,
             None => {
                 // The clock begins with the question: the ledger has not reserved it earlier.
-                let until_ms = ask.until_ms(asking.asked_ms);
+                let until_ms = if key.is_revoked { now_ms } else { ask.until_ms(asking.asked_ms) };
                 let slice = Slice::new(lease, ask.limits, spare, ask.tokens, until_ms, ask.slice_ms);
                 let at = key.slices.partition_point(|other| other.until_ms <= until_ms);
                 key.slices.insert(at, slice);
@@ -302,11 +309,20 @@ impl Slices {
     }
 
     /// The ledger has not answered. What it was told it will be told again; what it may have granted is not known here,
-    /// and is given back when the request is settled.
-    pub fn undecided(&mut self, ask: &Ask<'_>, asking: &Asking, now_ms: u64) {
+    /// and is given back when the promise is settled. Returns the request's place, if it finds one in a slice.
+    pub fn undecided(&mut self, ask: &Ask<'_>, asking: &Asking, now_ms: u64) -> Option<Spent> {
         self.not_told(ask.tenant, &asking.reports, now_ms);
-        if let Some(key) = self.key_mut(ask.tenant, ask.key).filter(|_| asking.spare > 0) {
+        let key = self.key_mut(ask.tenant, ask.key)?;
+        if asking.spare > 0 {
             key.asking_until_ms = 0;
+        }
+        key.spend(ask, false, now_ms)
+    }
+
+    /// The key opens nothing any more: what is left of its slices is given back, and it gets no other one.
+    pub fn revoke(&mut self, tenant: &str, key: &str, now_ms: u64) {
+        if let Some(key) = self.key_mut(tenant, key) {
+            key.revoke(now_ms);
         }
     }
 

@@ -221,9 +221,12 @@ impl World {
         // One that was admitted and never heard of it has ended with nothing.
         let was_admitted = matches!(reply, Some(Reply::Decided { refusal: None, .. }));
         let Some(Reply::Decided { refusal, standings, spare }) = reply.filter(|_| !lost) else {
-            self.isolates[isolate].slices.undecided(&question, &asking, now_ms);
+            let spent = self.isolates[isolate].slices.undecided(&question, &asking, now_ms);
             self.call(Call::Settle(settle(&lease, 0)));
             self.ended.requests += u64::from(was_admitted);
+            if spent.is_some() {
+                self.admit(isolate, key, tokens, lease, spent);
+            }
             return;
         };
         let slices = &mut self.isolates[isolate].slices;
