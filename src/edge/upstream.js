@@ -143,6 +143,9 @@ export class Upstream {
   }
 
   #thrown(error) {
+    // The runtime never lets go of what a body broke off with, nor that of the functions that were waiting for it, and so
+    // of all that the request held, until its stack has been made text.
+    void error?.stack;
     this.#failure = this.#visit.isGone ? GONE : error;
     throw this.#failure;
   }

@@ -14,10 +14,10 @@ export const UPSTREAM_KEY = "upstream-secret-0123456789abcdef";
  * the model's configuration, `upstream` those of its upstream's and `target` those of its target's. Each model gets an
  * upstream of its own with the base URL `<wire>/<dialect>/v1`, so that one test's settings are no other's. With a `base`
  * it is `<wire>/=<model><base>`: then the upstream may call the model as it likes, or not at all. `configure` may change
- * the whole document before it goes to KV. `secrets` are beside those that every Worker has here. `ledger`, `ai` and `onLog`
- * are as in `startWorker`, where the `address` is the wire upstream's.
+ * the whole document before it goes to KV. `secrets` are beside those that every Worker has here. `ledger`, `ai`, `onLog` and
+ * `inspect` are as in `startWorker`, where the `address` is the wire upstream's.
  */
-export async function startGateway({ scripts, tenants = {}, configure = (config) => config, secrets = {}, ledger, ai, dataset, onLog }) {
+export async function startGateway({ scripts, tenants = {}, configure = (config) => config, secrets = {}, ledger, ai, dataset, onLog, inspect }) {
   const cases = Object.entries(scripts).map(([name, entry]) => [name, typeof entry === "function" ? { script: entry } : entry]);
   const upstream = await startWireUpstream(Object.fromEntries(cases.map(([name, one]) => [name, one.script])));
 
@@ -44,6 +44,7 @@ export async function startGateway({ scripts, tenants = {}, configure = (config)
       ledger,
       dataset,
       onLog,
+      inspect,
       ai: ai && { address: `127.0.0.1:${upstream.port}`, ...ai },
     });
     const key = await worker.addKey();

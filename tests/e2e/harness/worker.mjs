@@ -6,6 +6,8 @@ import { Log, LogLevel, Miniflare } from "miniflare";
 import { aiBindings } from "./ai_binding.mjs";
 import { datasetBinding } from "./dataset.mjs";
 import { ledgerBindings } from "./ledger_stand_ins.mjs";
+import { inspectorsOf } from "./inspector.mjs";
+import { portWithoutListener } from "./ports.mjs";
 import { makeKey } from "./records.mjs";
 import { childrenNamed } from "./processes.mjs";
 import { within } from "./wait.mjs";
@@ -20,8 +22,9 @@ const WORKER = "completions-edge";
  * remembers what it has read; keys and further tenants may be added at any time. `ledger` is "real", or how it
  * fails: see ledger_stand_ins.mjs. `ai`, if there is to be a binding to Workers AI, says where its service is: see
  * ai_binding.mjs. With `dataset` there is one of Analytics Engine: see dataset.mjs. `onLog` takes the lines of the log, which are then not kept: a long run has many.
+ * With `inspect` there is an `isolate`, and all of them: see inspector.mjs.
  */
-export async function startWorker({ config, tenants, secrets = {}, ledger = "real", ai, dataset = false, onLog }) {
+export async function startWorker({ config, tenants, secrets = {}, ledger = "real", ai, dataset = false, onLog, inspect = false }) {
   const storage = mkdtempSync(join(tmpdir(), "completions-edge-e2e-"));
   const removeStorage = () => rmSync(storage, { recursive: true, force: true });
   process.once("exit", removeStorage);
@@ -37,11 +40,13 @@ export async function startWorker({ config, tenants, secrets = {}, ledger = "rea
 
   let running;
   const begin = async () => {
-    running = await begun(new Miniflare(settings({ storage, secrets, ledger, ai, dataset, takeLog })));
+    const inspectorPort = inspect ? await portWithoutListener() : undefined;
+    running = await begun(new Miniflare(settings({ storage, secrets, ledger, ai, dataset, takeLog, inspectorPort })), inspectorPort);
   };
   const end = async () => {
-    const { miniflare } = running ?? {};
+    const { miniflare, isolates = [] } = running ?? {};
     running = undefined;
+    for (const isolate of isolates) isolate.close();
     await miniflare?.dispose();
   };
   const stop = async () => {
@@ -68,6 +73,13 @@ export async function startWorker({ config, tenants, secrets = {}, ledger = "rea
       /** The process of workerd; undefined where the system does not tell. */
       get pid() {
         return running.pid;
+      },
+      /** The inspectors of the process's isolates, and of them the Worker's. */
+      get isolates() {
+        return running.isolates;
+      },
+      get isolate() {
+        return running.isolates.find(({ name }) => name.endsWith(`:${WORKER}`));
       },
       /** The log so far, as soon as `part` is in it. */
       async logWith(part) {
@@ -120,19 +132,20 @@ export async function startWorker({ config, tenants, secrets = {}, ledger = "rea
 }
 
 /** A Worker that has started, with what the harness needs of it. One that cannot start is not left behind. */
-async function begun(miniflare) {
+async function begun(miniflare, inspectorPort) {
   try {
     await miniflare.ready;
     const url = new URL(await miniflare.unsafeGetDirectURL(WORKER));
     const kv = await miniflare.getKVNamespace("KV");
-    return { miniflare, kv, port: Number(url.port), pid: childrenNamed("workerd").at(-1) };
+    const isolates = inspectorPort === undefined ? [] : await inspectorsOf(inspectorPort);
+    return { miniflare, kv, port: Number(url.port), pid: childrenNamed("workerd").at(-1), isolates };
   } catch (error) {
     await miniflare.dispose();
     throw error;
   }
 }
 
-function settings({ storage, secrets, ledger, ai, dataset, takeLog }) {
+function settings({ storage, secrets, ledger, ai, dataset, takeLog, inspectorPort }) {
   const runtime = readWranglerSettings(join(REPOSITORY, "wrangler.toml"));
   const secretBindings = Object.entries(secrets).map(([name, value]) => [name, { type: "text", value }]);
   const { env, workers } = ledgerBindings(ledger, WORKER, runtime);
@@ -145,6 +158,7 @@ function settings({ storage, secrets, ledger, ai, dataset, takeLog }) {
     handleStructuredLogs: takeLog,
     telemetry: { enabled: false },
     resourcePersistencePath: storage,
+    inspectorPort,
     workers: [
       {
         config: {
