@@ -14,6 +14,7 @@ mod date;
 pub mod dialect;
 #[cfg(target_arch = "wasm32")]
 mod edge;
+mod fields;
 pub mod framing;
 pub mod gateway;
 pub mod health;

@@ -3,19 +3,26 @@
 #![no_main]
 
 use completions_edge::api::CompletionRequest;
-use completions_edge::config::{Model, Target, Upstream};
+use completions_edge::config::GatewayConfig;
 use completions_edge::dialect::{Bounds, Call, DialectName, refuse_unsupported, split};
 use libfuzzer_sys::fuzz_target;
 
 const BOUNDS: Bounds = Bounds { calls: 16, prompt_bytes: 1 << 20 };
 
+fn config(dialect: DialectName) -> GatewayConfig {
+    let dialect = dialect.name();
+    let version = if dialect.starts_with("azure") { r#","api_version":"v""# } else { "" };
+    let upstream = format!(r#"{{"dialect":"{dialect}","base_url":"https://u.example"{version}}}"#);
+    let model = r#"{"targets":[{"upstream":"u","model":"a/b"}],"body":{"options":{"x":1}},"system":"s"}"#;
+    let document = format!(r#"{{"version":1,"upstreams":{{"u":{upstream}}},"models":{{"m":{model}}}}}"#);
+    GatewayConfig::parse(document.as_bytes()).expect("a good configuration")
+}
+
 fuzz_target!(|body: &[u8]| {
     let Ok(request) = CompletionRequest::parse(body) else { return };
-    let target: Target = serde_json::from_str(r#"{"upstream":"u","model":"a/b"}"#).unwrap();
-    let model: Model = serde_json::from_str(r#"{"targets":[],"body":{"options":{"x":1}},"system":"s"}"#).unwrap();
     for name in DialectName::ALL {
-        let upstream = format!(r#"{{"dialect":"{}","base_url":"https://u.example"}}"#, name.name());
-        let upstream: Upstream = serde_json::from_str(&upstream).unwrap();
+        let config = config(*name);
+        let (upstream, model) = (&config.upstreams["u"], &config.models["m"]);
         let dialect = name.dialect();
         let Ok(()) = refuse_unsupported(&request, upstream.abilities()) else { continue };
         let Ok(parts) = split(&request, upstream.abilities(), BOUNDS) else { continue };
@@ -23,9 +30,9 @@ fuzz_target!(|body: &[u8]| {
             let request = &part.request;
             let call = Call {
                 request,
-                upstream: &upstream,
-                target: &target,
-                model: &model,
+                upstream,
+                target: &model.targets[0],
+                model,
                 secret: None,
                 traceparent: None,
                 now_ms: 0,

@@ -4,14 +4,27 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { root } from "./paths.mjs";
 
+/// How large the module may be, gzipped: what is larger starts more slowly at every location that is new to it.
+const MOST_MODULE_BYTES = 400 * 1024;
+
 const kib = (bytes) => `${(bytes / 1024).toFixed(1)} KiB`;
 
-export function bundleSize() {
-  const files = ["index.js", "index_bg.wasm"].map((name) => {
+function files() {
+  return ["index.js", "index_bg.wasm"].map((name) => {
     const bytes = readFileSync(join(root, "build", name));
     return { name, raw: bytes.length, gzipped: gzipSync(bytes).length };
   });
-  const sum = (field) => kib(files.reduce((total, file) => total + file[field], 0));
-  const each = files.map(({ name, raw, gzipped }) => `${name} ${kib(raw)}, ${kib(gzipped)} gzipped`);
+}
+
+export function bundleSize() {
+  const sum = (field) => kib(files().reduce((total, file) => total + file[field], 0));
+  const each = files().map(({ name, raw, gzipped }) => `${name} ${kib(raw)}, ${kib(gzipped)} gzipped`);
   return `${sum("raw")}, ${sum("gzipped")} gzipped (${each.join("; ")})`;
+}
+
+/// Why the module is too large, or undefined.
+export function tooLarge() {
+  const { gzipped } = files().find(({ name }) => name.endsWith(".wasm"));
+  if (gzipped <= MOST_MODULE_BYTES) return undefined;
+  return `the module is ${kib(gzipped)} gzipped, and may be ${kib(MOST_MODULE_BYTES)}`;
 }

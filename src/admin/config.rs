@@ -59,7 +59,7 @@ pub(super) async fn show<P: AdminPlatform>(platform: &P) -> Result<Reply<P::Body
 pub(super) async fn put<P: AdminPlatform>(platform: &P, head: &Head) -> Result<Reply<P::Body>, ApiError> {
     let Text(text) = good(platform, head).await?;
     let whole = |_| Ok(Some(Text(text.clone())));
-    let Changed { now, created } = records::change(platform, &place(), Preconditions::of(head), whole).await?;
+    let Changed { now, created } = records::change(platform, &place(), Preconditions::of(head), &whole).await?;
     reply(if created { 201 } else { 200 }, now)
 }
 

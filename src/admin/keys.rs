@@ -1,13 +1,14 @@
 //! A tenant's keys: made, shown, listed, changed, rotated, revoked.
 
 use crate::api::{ApiError, Case};
+use crate::fields::Fields;
 use crate::gateway::{Head, Reply};
 use crate::quota::{self, Call, Limits};
 use crate::tenant::{ApiKey, KeyRecord, KeyStatus};
 
 use super::mint::mint;
 use super::records::{self, Changed, Document as _, Found, Place};
-use super::request::{Fields, Preconditions, Query, changed_limits, fields, optional_fields, refuse_unknown, value};
+use super::request::{Preconditions, Query, body, changed_limits, fields, optional_body, refuse_unknown, value};
 use super::stored_key::{PREFIX, StoredKey, demanded, place, place_of};
 use super::{AdminPlatform, List, answer, record_answer, tenants};
 
@@ -18,7 +19,7 @@ const GRACE_SECONDS: u64 = 86_400;
 const MAX_GRACE_SECONDS: u64 = 366 * 86_400;
 
 /// The record as the fields of a body change it.
-fn changed(mut record: KeyRecord, fields: Fields) -> Result<KeyRecord, ApiError> {
+fn changed(mut record: KeyRecord, fields: Fields<'_>) -> Result<KeyRecord, ApiError> {
     let mut unknown = Vec::new();
     for (field, new) in fields {
         match field.as_str() {
@@ -54,7 +55,7 @@ async fn issue<P: AdminPlatform>(platform: &P, record: KeyRecord) -> Result<Repl
         None => Ok(Some(stored.clone())),
         Some(_) => Err(ApiError::new(Case::Conflict, "The new key's id is taken. Please try again.")),
     };
-    let changed = records::change(platform, &place, Preconditions::default(), create).await?;
+    let changed = records::change(platform, &place, Preconditions::default(), &create).await?;
     // A tenant that was deleted meanwhile has revoked the keys that it saw, and may not have seen this one.
     if let Err(error) = tenants::demand(platform, &stored.record.tenant).await {
         revoke(platform, &place, &stored.record).await?;
@@ -69,7 +70,7 @@ pub(super) async fn create<P: AdminPlatform>(
     head: &Head,
     tenant: &str,
 ) -> Result<Reply<P::Body>, ApiError> {
-    let fields = optional_fields(platform, head).await?;
+    let body = optional_body(platform, head).await?;
     let new = KeyRecord {
         version: 1,
         tenant: tenant.to_owned(),
@@ -81,7 +82,7 @@ pub(super) async fn create<P: AdminPlatform>(
         chunk_format: None,
         limits: Limits::default(),
     };
-    let record = changed(new, fields)?;
+    let record = changed(new, fields(&body)?)?;
     tenants::demand(platform, tenant).await?;
     issue(platform, record).await
 }
@@ -144,13 +145,14 @@ pub(super) async fn patch<P: AdminPlatform>(
     tenant: &str,
     key: &str,
 ) -> Result<Reply<P::Body>, ApiError> {
-    let fields = fields(platform, head).await?;
+    let body = body(platform, head).await?;
+    let fields = fields(&body)?;
     let place = place(platform, tenant, key).await?;
     let patched = |found: Option<StoredKey>| {
         let StoredKey { hash, record } = demanded(tenant, &place, found)?;
         changed(record, fields.clone()).map(|record| Some(StoredKey { hash, record }))
     };
-    reply(200, &records::change(platform, &place, Preconditions::of(head), patched).await?.now, None)
+    reply(200, &records::change(platform, &place, Preconditions::of(head), &patched).await?.now, None)
 }
 
 /// `POST /admin/v1/tenants/{id}/keys/{key}/rotate`: a new key with the same settings, and an end for the old one. The
@@ -161,9 +163,11 @@ pub(super) async fn rotate<P: AdminPlatform>(
     tenant: &str,
     key: &str,
 ) -> Result<Reply<P::Body>, ApiError> {
-    let mut fields = optional_fields(platform, head).await?;
-    let grace = fields.remove("grace_seconds").map(|grace| value::<Option<u64>>("grace_seconds", grace)).transpose()?;
-    refuse_unknown(&fields.keys().cloned().collect::<Vec<_>>())?;
+    let body = optional_body(platform, head).await?;
+    let mut fields = fields(&body)?;
+    let grace = fields.take("grace_seconds");
+    let grace = grace.map(|grace| value::<Option<u64>>("grace_seconds", grace)).transpose()?;
+    refuse_unknown(&fields.into_iter().map(|(name, _)| name).collect::<Vec<_>>())?;
     let grace = grace.flatten().unwrap_or(GRACE_SECONDS);
     if grace > MAX_GRACE_SECONDS {
         let message = format!("Invalid value for 'grace_seconds': expected at most {MAX_GRACE_SECONDS}.");
@@ -205,7 +209,7 @@ async fn end_in<P: AdminPlatform>(
         stored.record.expires_at = Some(stored.record.expires_at.map_or(end, |at| at.min(end)));
         Ok(Some(stored))
     };
-    records::change(platform, place, Preconditions::default(), shortened).await?;
+    records::change(platform, place, Preconditions::default(), &shortened).await?;
     Ok(())
 }
 
@@ -233,7 +237,7 @@ async fn revoke<P: AdminPlatform>(platform: &P, place: &Place, key: &KeyRecord) 
         stored.record.status = KeyStatus::Revoked;
         Ok(Some(stored))
     };
-    let _: Changed<StoredKey> = records::change(platform, place, Preconditions::default(), revoked).await?;
+    let _: Changed<StoredKey> = records::change(platform, place, Preconditions::default(), &revoked).await?;
     Ok(())
 }
 

@@ -4,6 +4,8 @@
 //! behind. Writers meet in the ledger object: each says which version it has read, and one that has lost reads again.
 //! Only then is KV written, in the time that the object gives out, and looked after: should the truth have changed
 //! meanwhile, the newer text is published as well, so that the last one to write KV has written the newest.
+//!
+//! All this is done with texts, and compiled once: only [`find`] and [`change`] know the types of records.
 
 use crate::api::{ApiError, Case};
 use crate::quota::{Call, Expect, Record, Reply};
@@ -23,6 +25,12 @@ const KV_CACHE_SECONDS: u32 = 30;
 /// record that only KV knows.
 const DELETED: &str = "null";
 
+/// The name and the text of a record's copy in KV.
+pub(super) type KvCopy = (String, String);
+
+/// What makes a new record of the old one, `None` standing for no record before and after.
+type Change<'a, D> = dyn Fn(Option<D>) -> Result<Option<D>, ApiError> + 'a;
+
 /// A kind of record.
 pub(super) trait Document: Sized {
     /// Reads the text; the error says what is wrong with it.
@@ -37,8 +45,26 @@ pub(super) trait Document: Sized {
     }
 
     /// The name and the text of KV's copy.
-    fn copy(&self, place: &Place) -> (String, String) {
+    fn copy(&self, place: &Place) -> KvCopy {
         (place.name.clone(), self.text())
+    }
+}
+
+/// What is to be known of a kind of record without its type.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// The record's text, of KV's name and copy.
+    adopted: fn(&str, &str) -> Result<String, String>,
+    /// KV's name and copy, of the record's text.
+    copy: fn(&str, &Place) -> Result<KvCopy, String>,
+}
+
+impl Kind {
+    fn of<D: Document>() -> Self {
+        Self {
+            adopted: |kv_name, copy| D::from_copy(kv_name, copy).map(|document| document.text()),
+            copy: |text, place| D::parse(text).map(|document| document.copy(place)),
+        }
     }
 }
 
@@ -62,52 +88,62 @@ pub(super) struct Found<D> {
     version: Option<u64>,
 }
 
-impl<D: Document> Found<D> {
-    fn of<P: AdminPlatform>(platform: &P, record: Option<Record>) -> Result<Self, ApiError> {
-        let Some(Record { name, value, version }) = record else { return Ok(Self { document: None, version: None }) };
-        let document = if value == DELETED { None } else { Some(D::parse(&value).map_err(broken(platform, &name))?) };
-        Ok(Self { document, version: Some(version) })
-    }
-
+impl<D> Found<D> {
     /// The version as an entity tag, if the record exists.
     pub(super) fn etag(&self) -> Option<String> {
         self.document.as_ref().and(self.version).map(|version| format!("\"{version}\""))
     }
 }
 
-fn broken<P: AdminPlatform>(platform: &P, name: &str) -> impl Fn(String) -> ApiError {
-    move |why| {
-        platform.warn(&format!("the record `{name}` cannot be used: {why}"));
-        ApiError::internal()
+impl Found<String> {
+    fn of(record: Option<Record>) -> Self {
+        let Some(Record { value, version, .. }) = record else { return Self { document: None, version: None } };
+        Self { document: Some(value).filter(|text| text != DELETED), version: Some(version) }
     }
+
+    fn parsed<P: AdminPlatform, D: Document>(self, platform: &P, place: &Place) -> Result<Found<D>, ApiError> {
+        let document = self.document.map(|text| parsed(platform, place, &text)).transpose()?;
+        Ok(Found { document, version: self.version })
+    }
+}
+
+fn parsed<P: AdminPlatform, D: Document>(platform: &P, place: &Place, text: &str) -> Result<D, ApiError> {
+    D::parse(text).map_err(|why| broken(platform, place, &why))
+}
+
+fn broken<P: AdminPlatform>(platform: &P, place: &Place, why: &str) -> ApiError {
+    platform.warn(&format!("the record `{}` cannot be used: {why}", place.name));
+    ApiError::internal()
 }
 
 /// A record as it is now. One that only KV knows, since somebody wrote it there, is taken over.
 pub(super) async fn find<P: AdminPlatform, D: Document>(platform: &P, place: &Place) -> Result<Found<D>, ApiError> {
+    find_text(platform, place, Kind::of::<D>()).await?.parsed(platform, place)
+}
+
+async fn find_text<P: AdminPlatform>(platform: &P, place: &Place, kind: Kind) -> Result<Found<String>, ApiError> {
     match read(platform, place).await? {
-        (None, _) => adopt(platform, place).await,
-        (record, _) => Found::of(platform, record),
+        (None, _) => adopt(platform, place, kind).await,
+        (record, _) => Ok(Found::of(record)),
     }
 }
 
-async fn adopt<P: AdminPlatform, D: Document>(platform: &P, place: &Place) -> Result<Found<D>, ApiError> {
-    let nothing = Found { document: None, version: None };
-    let Some(kv_name) = &place.kv_name else { return Ok(nothing) };
-    let Some(copy) = kv_copy(platform, kv_name).await? else { return Ok(nothing) };
-    let document = match D::from_copy(kv_name, &copy) {
-        Ok(document) => document,
+async fn adopt<P: AdminPlatform>(platform: &P, place: &Place, kind: Kind) -> Result<Found<String>, ApiError> {
+    let Some(kv_name) = &place.kv_name else { return Ok(Found::of(None)) };
+    let Some(copy) = kv_copy(platform, kv_name).await? else { return Ok(Found::of(None)) };
+    let text = match (kind.adopted)(kv_name, &copy) {
+        Ok(text) => text,
         Err(why) => {
             // It counts as none, so that it can be written anew.
             platform.warn(&format!("KV record `{kv_name}` cannot be used: {why}"));
-            return Ok(nothing);
+            return Ok(Found::of(None));
         }
     };
     // Whoever else takes it over reads the same copy, or has changed it since: either way theirs is the record.
-    let record = match write(platform, place, document.text(), Expect::Absent).await? {
-        Written::Done { version, .. } => return Ok(Found { document: Some(document), version: Some(version) }),
-        Written::Conflict(record) => record,
-    };
-    Found::of(platform, record)
+    Ok(match write(platform, place, text.clone(), Expect::Absent).await? {
+        Written::Done { version, .. } => Found { document: Some(text), version: Some(version) },
+        Written::Conflict(record) => Found::of(record),
+    })
 }
 
 /// KV's copy, if there is one. A name is listed before it is read: KV would remember that a name does not exist, and
@@ -130,35 +166,44 @@ pub(super) struct Changed<D> {
     pub created: bool,
 }
 
-/// Lets `change` make a new record of the old one, `None` standing for no record before and after, and publishes it.
-/// It is called again with a newer record where another writer was faster.
-pub(super) async fn change<P, D, F>(
+/// Lets `change` make a new record of the old one, and publishes it. It is called again with a newer record where another writer was faster.
+pub(super) async fn change<P: AdminPlatform, D: Document>(
     platform: &P,
     place: &Place,
     preconditions: Preconditions<'_>,
-    change: F,
-) -> Result<Changed<D>, ApiError>
-where
-    P: AdminPlatform,
-    D: Document,
-    F: Fn(Option<D>) -> Result<Option<D>, ApiError>,
-{
+    change: &Change<'_, D>,
+) -> Result<Changed<D>, ApiError> {
+    let change = |old: Option<String>| {
+        let old = old.map(|text| parsed(platform, place, &text)).transpose()?;
+        Ok(change(old)?.map(|document| document.text()))
+    };
+    let Changed { now, created } = change_text(platform, place, Kind::of::<D>(), preconditions, &change).await?;
+    Ok(Changed { now: now.parsed(platform, place)?, created })
+}
+
+async fn change_text<P: AdminPlatform>(
+    platform: &P,
+    place: &Place,
+    kind: Kind,
+    preconditions: Preconditions<'_>,
+    change: &Change<'_, String>,
+) -> Result<Changed<String>, ApiError> {
     for _ in 0..ATTEMPTS {
-        let found: Found<D> = find(platform, place).await?;
+        let found = find_text(platform, place, kind).await?;
         preconditions.check(found.etag().as_deref())?;
         let created = found.document.is_none();
         let document = change(found.document)?;
         if created && document.is_none() {
             // Nothing to delete; but the deletion may not have reached KV.
             let now = Found { document, version: found.version };
-            publish(platform, place, &now, 0).await?;
+            publish(platform, place, kind, &now, 0).await?;
             return Ok(Changed { now, created: false });
         }
-        let text = document.as_ref().map_or_else(|| DELETED.to_owned(), Document::text);
+        let text = document.clone().unwrap_or_else(|| DELETED.to_owned());
         let expect = found.version.map_or(Expect::Absent, Expect::Version);
         if let Written::Done { version, wait_ms } = write(platform, place, text, expect).await? {
             let now = Found { document, version: Some(version) };
-            publish(platform, place, &now, wait_ms).await?;
+            publish(platform, place, kind, &now, wait_ms).await?;
             return Ok(Changed { now, created });
         }
     }
@@ -166,31 +211,32 @@ where
 }
 
 /// Writes a record into KV, and whatever newer one there is by then.
-async fn publish<P: AdminPlatform, D: Document>(
+async fn publish<P: AdminPlatform>(
     platform: &P,
     place: &Place,
-    written: &Found<D>,
+    kind: Kind,
+    written: &Found<String>,
     mut wait_ms: u64,
 ) -> Result<(), ApiError> {
-    let mut newer: Option<Found<D>> = None;
+    let mut newer: Option<Found<String>> = None;
     for _ in 0..ATTEMPTS {
         if wait_ms > 0 {
             platform.sleep(wait_ms).await;
             // The newest goes out in this writer's own time: it need not ask for another, which many would ask for at
             // the same moment.
-            newer = Some(Found::of(platform, read(platform, place).await?.0)?);
+            newer = Some(Found::of(read(platform, place).await?.0));
         }
         let published = newer.as_ref().unwrap_or(written);
         let put = match (&published.document, &place.kv_name) {
-            (Some(document), _) => {
-                let (name, copy) = document.copy(place);
+            (Some(text), _) => {
+                let (name, copy) = (kind.copy)(text, place).map_err(|why| broken(platform, place, &why))?;
                 platform.kv_put(&name, &copy).await
             }
             (None, Some(name)) => platform.kv_delete(name).await,
             (None, None) => Ok(()),
         };
         let (record, next_ms) = read(platform, place).await?;
-        let now = Found::of(platform, record)?;
+        let now = Found::of(record);
         match put {
             Ok(()) if now.version == published.version => return Ok(()),
             Ok(()) => wait_ms = next_ms,

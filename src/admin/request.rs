@@ -1,19 +1,16 @@
 //! What an operator sends: bodies, queries, preconditions.
 
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use crate::api::{ApiError, Case, unrecognized};
+use crate::fields::{Fields, Read};
 use crate::gateway::{Head, ReadError, check_content_type, percent_decoded};
-use crate::quota::{Dimension, Limits};
+use crate::quota::Limits;
 
 use super::AdminPlatform;
 
 /// The longest body: more than any configuration needs.
 const MAX_BODY_BYTES: usize = 1 << 20;
-
-/// The fields of a JSON object. What is null is as good as absent, in a patch as in a whole record (RFC 7396).
-pub(super) type Fields = Map<String, Value>;
 
 /// The body as it came, if it says that it is JSON.
 pub(super) async fn body<P: AdminPlatform>(platform: &P, head: &Head) -> Result<Vec<u8>, ApiError> {
@@ -21,19 +18,14 @@ pub(super) async fn body<P: AdminPlatform>(platform: &P, head: &Head) -> Result<
     read(platform).await
 }
 
-/// The body's fields.
-pub(super) async fn fields<P: AdminPlatform>(platform: &P, head: &Head) -> Result<Fields, ApiError> {
-    parse(&body(platform, head).await?)
-}
-
 /// The same where every field is optional, and so the body is, too.
-pub(super) async fn optional_fields<P: AdminPlatform>(platform: &P, head: &Head) -> Result<Fields, ApiError> {
+pub(super) async fn optional_body<P: AdminPlatform>(platform: &P, head: &Head) -> Result<Vec<u8>, ApiError> {
     let body = read(platform).await?;
     if body.is_empty() {
-        return Ok(Fields::new());
+        return Ok(b"{}".to_vec());
     }
     check_content_type(head)?;
-    parse(&body)
+    Ok(body)
 }
 
 async fn read<P: AdminPlatform>(platform: &P) -> Result<Vec<u8>, ApiError> {
@@ -43,18 +35,20 @@ async fn read<P: AdminPlatform>(platform: &P) -> Result<Vec<u8>, ApiError> {
     })
 }
 
-fn parse(body: &[u8]) -> Result<Fields, ApiError> {
-    match crate::json::from_bytes(body) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(ApiError::new(Case::InvalidType, "Invalid body: expected a JSON object.")),
-        Err(_) => Err(ApiError::not_json()),
+/// A body's fields. What is null is as good as absent, in a patch as in a whole record (RFC 7396).
+pub(super) fn fields(body: &[u8]) -> Result<Fields<'_>, ApiError> {
+    let json: &RawValue = crate::json::from_bytes(body).map_err(|_| ApiError::not_json())?;
+    if !json.get().starts_with('{') {
+        return Err(ApiError::new(Case::InvalidType, "Invalid body: expected a JSON object."));
     }
+    // Half a surrogate pair in a field's name is found only here.
+    Fields::read(json).map_err(|_| ApiError::not_json())
 }
 
 /// The value of a field, if it is of the right type.
-pub(super) fn value<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, ApiError> {
-    serde_json::from_value(value)
-        .map_err(|why| ApiError::new(Case::InvalidType, format!("Invalid value for '{field}': {why}.")).about(field))
+pub(super) fn value<'a, T: Read<'a>>(field: &str, json: &'a RawValue) -> Result<T, ApiError> {
+    T::read(json)
+        .map_err(|fault| ApiError::new(Case::InvalidType, format!("Invalid value for '{field}'{fault}.")).about(field))
 }
 
 /// 400 that names all fields that nobody knows: a misspelt limit is no limit.
@@ -63,15 +57,26 @@ pub(super) fn refuse_unknown(fields: &[String]) -> Result<(), ApiError> {
 }
 
 /// Limits as a field changes them: those that it names, or all if it is null.
-pub(super) fn changed_limits(now: Limits, change: Value) -> Result<Limits, ApiError> {
-    let change: Option<Map<String, Value>> = value("limits", change)?;
+pub(super) fn changed_limits(mut limits: Limits, change: &RawValue) -> Result<Limits, ApiError> {
+    let change: Option<Fields<'_>> = value("limits", change)?;
     let Some(change) = change else { return Ok(Limits::default()) };
-    let is_unknown = |name: &&String| serde_json::from_value::<Dimension>(Value::from(name.as_str())).is_err();
-    let unknown: Vec<String> = change.keys().filter(is_unknown).map(|name| format!("limits.{name}")).collect();
+    let mut unknown = Vec::new();
+    for (name, json) in change {
+        let limit = match name.as_str() {
+            "requests_per_minute" => &mut limits.requests_per_minute,
+            "tokens_per_minute" => &mut limits.tokens_per_minute,
+            "requests_per_day" => &mut limits.requests_per_day,
+            "tokens_per_day" => &mut limits.tokens_per_day,
+            "tokens_per_month" => &mut limits.tokens_per_month,
+            "concurrent_requests" => &mut limits.concurrent_requests,
+            _ => {
+                unknown.push(format!("limits.{name}"));
+                continue;
+            }
+        };
+        *limit = value("limits", json)?;
+    }
     refuse_unknown(&unknown)?;
-    let mut merged: Fields = value("limits", serde_json::to_value(now).unwrap_or_default())?;
-    merged.extend(change);
-    let limits: Limits = value("limits", Value::Object(merged))?;
     limits.check().map_err(|why| {
         ApiError::new(Case::IntegerAboveMax, format!("Invalid value for 'limits': {why}.")).about("limits")
     })?;

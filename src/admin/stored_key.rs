@@ -4,13 +4,15 @@
 //! keys, and one call finds a key by its id. Where a path names a key, its hash will do as well: that is how a record
 //! that was written into KV by hand comes to be known here.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::api::{ApiError, Case, ChunkFormat};
+use crate::fields::{self, Fields, Read};
 use crate::quota::Limits;
 use crate::tenant::{KeyRecord, KeyStatus};
 
-use super::records::{self, Document, Place};
+use super::records::{self, Document, KvCopy, Place};
 use super::{AdminPlatform, not_found, tenants};
 
 /// What a key's name in its ledger object begins with.
@@ -18,15 +20,25 @@ pub(super) const PREFIX: &str = "key-id:";
 const KV_PREFIX: &str = "key:";
 
 /// A key's record and the hash by which requests know it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct StoredKey {
     pub hash: String,
     pub record: KeyRecord,
 }
 
+impl Read<'_> for StoredKey {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let mut fields = Fields::of(json);
+        let hash = fields.required("hash", String::new());
+        let record: Option<KeyRecord> = fields.required("record", None);
+        // Null is none.
+        fields.made(record)?.map(|record| Self { hash, record }).ok_or_else(|| ".record: it is missing".to_owned())
+    }
+}
+
 impl Document for StoredKey {
     fn parse(text: &str) -> Result<Self, String> {
-        serde_json::from_str(text).map_err(|error| error.to_string())
+        fields::parse(text.as_bytes())
     }
 
     fn text(&self) -> String {
@@ -38,7 +50,7 @@ impl Document for StoredKey {
         KeyRecord::parse(copy.as_bytes()).map(|record| Self { hash, record })
     }
 
-    fn copy(&self, _: &Place) -> (String, String) {
+    fn copy(&self, _: &Place) -> KvCopy {
         (format!("{KV_PREFIX}{}", self.hash), serde_json::to_string(&self.record).unwrap_or_default())
     }
 }

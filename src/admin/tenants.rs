@@ -3,12 +3,13 @@
 use serde::Serialize;
 
 use crate::api::{ApiError, Case};
+use crate::fields::Fields;
 use crate::gateway::{Head, Reply};
 use crate::quota::Limits;
 use crate::tenant::{TenantRecord, TenantStatus};
 
 use super::records::{self, Changed, Document, Found, Place};
-use super::request::{Fields, Preconditions, Query, changed_limits, fields, refuse_unknown, value};
+use super::request::{Preconditions, Query, body, changed_limits, fields, refuse_unknown, value};
 use super::{AdminPlatform, List, keys, not_found, record_answer};
 
 const KV_PREFIX: &str = "tenant:";
@@ -69,7 +70,7 @@ fn new_record() -> TenantRecord {
 }
 
 /// The record as the fields of a body change it.
-fn changed(mut record: TenantRecord, fields: Fields) -> Result<TenantRecord, ApiError> {
+fn changed(mut record: TenantRecord, fields: Fields<'_>) -> Result<TenantRecord, ApiError> {
     let mut unknown = Vec::new();
     for (field, new) in fields {
         match field.as_str() {
@@ -119,20 +120,22 @@ pub(super) async fn list<P: AdminPlatform>(platform: &P, head: &Head) -> Result<
 
 /// `POST /admin/v1/tenants`.
 pub(super) async fn create<P: AdminPlatform>(platform: &P, head: &Head) -> Result<Reply<P::Body>, ApiError> {
-    let mut fields = fields(platform, head).await?;
+    let body = body(platform, head).await?;
+    let mut fields = fields(&body)?;
     let invalid = |message: &str| ApiError::new(Case::Invalid, message).about("id");
     let id = fields
-        .remove("id")
+        .take("id")
         .ok_or_else(|| ApiError::new(Case::MissingParameter, "Missing required parameter: 'id'.").about("id"))?;
     let id: String = value("id", id)?;
     let place = place(&id).map_err(|_| {
         invalid("Invalid value for 'id': expected 1 to 63 characters of a-z, 0-9 and -, the first one not -.")
     })?;
-    let changed = records::change(platform, &place, Preconditions::default(), |found| match found {
+    let create = |found: Option<TenantRecord>| match found {
         None => changed(new_record(), fields.clone()).map(Some),
         Some(_) => Err(ApiError::new(Case::Conflict, format!("There is a tenant `{id}` already.")).about("id")),
-    });
-    let mut reply = reply(201, &id, changed.await?.now)?;
+    };
+    let changed = records::change(platform, &place, Preconditions::default(), &create).await?;
+    let mut reply = reply(201, &id, changed.now)?;
     reply.header("location", format!("/admin/v1/tenants/{id}"));
     Ok(reply)
 }
@@ -144,20 +147,22 @@ pub(super) async fn show<P: AdminPlatform>(platform: &P, id: &str) -> Result<Rep
 
 /// `PUT /admin/v1/tenants/{id}`: what the body leaves out is as in a new record.
 pub(super) async fn put<P: AdminPlatform>(platform: &P, head: &Head, id: &str) -> Result<Reply<P::Body>, ApiError> {
-    let (place, fields) = (place(id)?, fields(platform, head).await?);
+    let (place, body) = (place(id)?, body(platform, head).await?);
+    let fields = fields(&body)?;
     let whole = |_| changed(new_record(), fields.clone()).map(Some);
-    let Changed { now, created } = records::change(platform, &place, Preconditions::of(head), whole).await?;
+    let Changed { now, created } = records::change(platform, &place, Preconditions::of(head), &whole).await?;
     reply(if created { 201 } else { 200 }, id, now)
 }
 
 /// `PATCH /admin/v1/tenants/{id}`: a JSON merge patch (RFC 7396).
 pub(super) async fn patch<P: AdminPlatform>(platform: &P, head: &Head, id: &str) -> Result<Reply<P::Body>, ApiError> {
-    let (place, fields) = (place(id)?, fields(platform, head).await?);
+    let (place, body) = (place(id)?, body(platform, head).await?);
+    let fields = fields(&body)?;
     let patched = |found: Option<TenantRecord>| {
         let record = found.ok_or_else(|| absent(id))?;
         changed(record, fields.clone()).map(Some)
     };
-    reply(200, id, records::change(platform, &place, Preconditions::of(head), patched).await?.now)
+    reply(200, id, records::change(platform, &place, Preconditions::of(head), &patched).await?.now)
 }
 
 /// `DELETE /admin/v1/tenants/{id}`: the tenant first, so that nothing more can be made for it, then its keys: should
@@ -165,7 +170,7 @@ pub(super) async fn patch<P: AdminPlatform>(platform: &P, head: &Head, id: &str)
 pub(super) async fn delete<P: AdminPlatform>(platform: &P, head: &Head, id: &str) -> Result<Reply<P::Body>, ApiError> {
     let place = place(id)?;
     let nothing = |_: Option<TenantRecord>| Ok(None);
-    records::change(platform, &place, Preconditions::of(head), nothing).await?;
+    records::change(platform, &place, Preconditions::of(head), &nothing).await?;
     keys::revoke_all(platform, id).await?;
     Ok(Reply::no_content())
 }

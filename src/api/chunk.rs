@@ -3,12 +3,15 @@
 //! What every chunk of a stream has in common is written once, when the stream begins; a chunk costs two copies, its
 //! index, and its text.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::fields::{Read, one_of};
 
 use super::usage::{FinishReason, Logprobs, Usage};
 
 /// How chunks look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChunkFormat {
     /// The documented chunk with `text`, `created`, `model` and `logprobs` besides, so that typed clients find the
@@ -25,12 +28,16 @@ impl ChunkFormat {
     /// The format of that name.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
-        match name {
-            "superset" => Some(Self::Superset),
-            "documented" => Some(Self::Documented),
-            "openai" => Some(Self::OpenAi),
-            _ => None,
-        }
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, format)| *format)
+    }
+}
+
+const NAMES: [(&str, ChunkFormat); 3] =
+    [("superset", ChunkFormat::Superset), ("documented", ChunkFormat::Documented), ("openai", ChunkFormat::OpenAi)];
+
+impl Read<'_> for ChunkFormat {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        one_of(json, &NAMES)
     }
 }
 

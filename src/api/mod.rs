@@ -19,4 +19,4 @@ pub use error::{ApiError, Case};
 pub use models::{ModelCard, write_model, write_models};
 pub use prompt::Prompt;
 pub use request::{CompletionRequest, unrecognized};
-pub use usage::{FinishReason, Logprobs, TopLogprobs, Usage, tokens_of_bytes};
+pub use usage::{FinishReason, Logprob, Logprobs, TopLogprobs, Usage, tokens_of_bytes};

@@ -1,8 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{model}`.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// One model as `/v1/models` shows it.
 #[derive(Debug, Serialize)]
@@ -16,7 +15,7 @@ pub struct ModelCard<'a> {
     /// Whom the configuration names.
     pub owned_by: &'a str,
     /// For every parameter `native`, `emulated` or `unsupported`.
-    pub capabilities: BTreeMap<&'static str, &'static str>,
+    pub capabilities: Map<String, Value>,
 }
 
 #[derive(Serialize)]

@@ -301,9 +301,26 @@ fn narrow<T: TryFrom<i64> + Default>(value: i64) -> T {
     T::try_from(value).unwrap_or_default()
 }
 
-/// A name as a reader takes it that does not tell cases apart, nor letters that fold to the same.
-fn folded(name: &str) -> String {
-    name.to_uppercase().to_lowercase()
+/// A name as a reader takes it that does not tell cases apart, nor letters that fold to the same. The known names are
+/// ASCII, so that of all other letters only those matter which fold to it: these. Unicode's tables are 9 KB of the bundle.
+pub(super) fn folded(name: &str) -> String {
+    let mut folded = String::with_capacity(name.len());
+    for letter in name.chars() {
+        match letter {
+            '\u{df}' => folded.push_str("ss"),
+            '\u{131}' => folded.push('i'),
+            '\u{17f}' => folded.push('s'),
+            '\u{212a}' => folded.push('k'),
+            '\u{fb00}' => folded.push_str("ff"),
+            '\u{fb01}' => folded.push_str("fi"),
+            '\u{fb02}' => folded.push_str("fl"),
+            '\u{fb03}' => folded.push_str("ffi"),
+            '\u{fb04}' => folded.push_str("ffl"),
+            '\u{fb05}' | '\u{fb06}' => folded.push_str("st"),
+            _ => folded.push(letter.to_ascii_lowercase()),
+        }
+    }
+    folded
 }
 
 fn not_an_object(body: &[u8], error: &serde_json::Error) -> ApiError {

@@ -1,5 +1,6 @@
 //! Every row of the API's parameter table, and the wording of every refusal.
 
+use super::request::folded;
 use super::{ApiError, CompletionRequest, Prompt};
 
 /// A request with these parameters beside a model and a prompt.
@@ -303,6 +304,25 @@ fn a_parameter_in_another_case_does_not_get_past_the_checks() {
     }
     for unknown in ["top_k", "Top_K", "echo "] {
         assert_eq!(parse_with(unknown), Ok(1), "{unknown}");
+    }
+}
+
+#[test]
+fn a_whole_number_with_a_fraction_is_exact_up_to_2_to_the_53() {
+    for (seed, expected) in [("9007199254740991.0", 9_007_199_254_740_991), ("-7.00", -7), ("25e1", 250)] {
+        parse(&body(&format!("\"seed\":{seed}")), |request| assert_eq!(request.seed, Some(expected))).unwrap();
+    }
+    for bad in ["9007199254740994.0", "7.01", "1e400", "1e17"] {
+        assert!(parse(&body(&format!("\"seed\":{bad}")), |_| ()).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_name_folds_to_ascii_as_unicode_says() {
+    for letter in char::MIN..=char::MAX {
+        let unicode = letter.to_uppercase().to_string().to_lowercase();
+        let ours = folded(letter.encode_utf8(&mut [0; 4]));
+        assert_eq!(ours.is_ascii().then_some(&ours), unicode.is_ascii().then_some(&unicode), "{letter:?}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The small values that every answer is made of: usage, finish reasons, log probabilities.
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::value::RawValue;
 
 /// Tokens of one request. Serializes to the API's `usage` object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub struct Logprobs {
     /// The tokens' texts.
     pub tokens: Vec<String>,
     /// Natural logarithms; none for the first token of an echoed prompt.
-    pub token_logprobs: Vec<Option<f64>>,
+    pub token_logprobs: Vec<Option<Logprob>>,
     /// For each position the likeliest tokens, in the upstream's order; empty where it named none.
     pub top_logprobs: Vec<TopLogprobs>,
     /// Where each token begins, in characters of the choice's whole text.
@@ -111,9 +112,29 @@ impl Logprobs {
     }
 }
 
+/// One logarithm, in the digits that the upstream wrote: nobody here counts with it, and no digit is lost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Logprob(Box<RawValue>);
+
+impl Logprob {
+    /// Takes a JSON value, if it is a number. A whole one gets a fraction, since typed clients read a double.
+    #[must_use]
+    pub fn of_json(json: &str) -> Option<Self> {
+        let is_number = json.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+        let fraction = if json.contains(['.', 'e', 'E']) { "" } else { ".0" };
+        is_number.then(|| RawValue::from_string([json, fraction].concat()).ok().map(Self)).flatten()
+    }
+}
+
+impl PartialEq for Logprob {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
 /// The likeliest tokens of one position; serializes to an object in this order.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct TopLogprobs(pub Vec<(String, f64)>);
+pub struct TopLogprobs(pub Vec<(String, Logprob)>);
 
 impl Serialize for TopLogprobs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

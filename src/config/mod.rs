@@ -9,15 +9,16 @@ mod upstream;
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::fields::{self, Fields, Read, one_of};
 
 pub use model::{Model, Target};
 pub use reliability::{BreakerPolicy, RetryPolicy};
 pub use upstream::{MaxTokensField, Upstream};
 
 /// A checked configuration: every target names an upstream that exists, and every URL is one.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct GatewayConfig {
     /// Version of the document's form; 1.
     pub version: u32,
@@ -26,32 +27,24 @@ pub struct GatewayConfig {
     /// By the public name.
     pub models: BTreeMap<String, Model>,
     /// Of the gateway itself.
-    #[serde(default)]
     pub limits: Limits,
     /// For browsers; off where absent.
-    #[serde(default)]
     pub cors: Option<Cors>,
     /// How quotas are kept.
-    #[serde(default)]
     pub quota: Quota,
     /// Milliseconds of an upstream's silence after which a stream's client is sent a comment, so that nothing between us
     /// gives the connection up; 0 for never.
-    #[serde(default = "default_keepalive_ms")]
     pub keepalive_ms: u32,
     /// What is told of requests.
-    #[serde(default)]
     pub observe: Observe,
     /// When a target that fails is passed over.
-    #[serde(default)]
     pub breaker: BreakerPolicy,
     /// How often a request that failed is tried again.
-    #[serde(default)]
     pub retry: RetryPolicy,
 }
 
 /// What is told of requests, and to whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observe {
     /// The log gets a line for each.
     pub log: bool,
@@ -59,6 +52,18 @@ pub struct Observe {
     pub target_header: bool,
     /// Upstreams get `traceparent`, where the client sent one.
     pub trace: bool,
+}
+
+impl Read<'_> for Observe {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let (mut fields, default) = (Fields::of(json), Self::default());
+        let observe = Self {
+            log: fields.or("log", default.log),
+            target_header: fields.or("target_header", default.target_header),
+            trace: fields.or("trace", default.trace),
+        };
+        fields.all_made(observe)
+    }
 }
 
 impl Default for Observe {
@@ -72,9 +77,7 @@ const MAX_SLICE_MS: u32 = 10_000;
 /// More comments than that help nobody.
 const MIN_KEEPALIVE_MS: u32 = 50;
 
-const fn default_keepalive_ms() -> u32 {
-    15_000
-}
+const KEEPALIVE_MS: u32 = 15_000;
 
 /// The largest of the limits in bytes: an isolate has 128 MB for all its requests together.
 const MAX_BYTES: usize = 32 << 20;
@@ -83,8 +86,7 @@ const MAX_BYTES: usize = 32 << 20;
 const MAX_PARALLEL_CALLS: u32 = 256;
 
 /// Bounds on what the gateway holds in memory, in bytes, and on what one request may set off.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Of a request's body.
     pub max_body_bytes: usize,
@@ -96,6 +98,19 @@ pub struct Limits {
     pub max_parallel_calls: u32,
 }
 
+impl Read<'_> for Limits {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let (mut fields, default) = (Fields::of(json), Self::default());
+        let limits = Self {
+            max_body_bytes: fields.or("max_body_bytes", default.max_body_bytes),
+            max_answer_bytes: fields.or("max_answer_bytes", default.max_answer_bytes),
+            max_event_bytes: fields.or("max_event_bytes", default.max_event_bytes),
+            max_parallel_calls: fields.or("max_parallel_calls", default.max_parallel_calls),
+        };
+        fields.all_made(limits)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self { max_body_bytes: 8 << 20, max_answer_bytes: 16 << 20, max_event_bytes: 1 << 20, max_parallel_calls: 16 }
@@ -103,8 +118,7 @@ impl Default for Limits {
 }
 
 /// How quotas are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// Whether they are kept at all. Without, nothing is limited and nothing is metered.
     pub enabled: bool,
@@ -119,14 +133,33 @@ pub struct Quota {
 }
 
 /// What happens to a request whose tenant's ledger does not answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
     /// 503: nobody spends what cannot be counted.
     #[default]
     Deny,
     /// It goes on, uncounted.
     Allow,
+}
+
+impl Read<'_> for OnFailure {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        one_of(json, &[("deny", Self::Deny), ("allow", Self::Allow)])
+    }
+}
+
+impl Read<'_> for Quota {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let (mut fields, default) = (Fields::of(json), Self::default());
+        let quota = Self {
+            enabled: fields.or("enabled", default.enabled),
+            on_failure: fields.or("on_failure", default.on_failure),
+            reserve_timeout_ms: fields.or("reserve_timeout_ms", default.reserve_timeout_ms),
+            lease_ms: fields.or("lease_ms", default.lease_ms),
+            slice_ms: fields.or("slice_ms", default.slice_ms),
+        };
+        fields.all_made(quota)
+    }
 }
 
 impl Default for Quota {
@@ -136,11 +169,18 @@ impl Default for Quota {
 }
 
 /// Which browsers' pages may call the gateway.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Cors {
     /// Origins such as `https://app.example.com`, or `*` for all.
     pub origins: Vec<String>,
+}
+
+impl Read<'_> for Cors {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let mut fields = Fields::of(json);
+        let cors = Self { origins: fields.required("origins", Vec::new()) };
+        fields.all_made(cors)
+    }
 }
 
 impl Cors {
@@ -155,10 +195,29 @@ impl Cors {
     }
 }
 
+impl Read<'_> for GatewayConfig {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let mut fields = Fields::of(json);
+        let config = Self {
+            version: fields.required("version", 0),
+            upstreams: fields.required("upstreams", BTreeMap::new()),
+            models: fields.required("models", BTreeMap::new()),
+            limits: fields.or("limits", Limits::default()),
+            cors: fields.optional("cors"),
+            quota: fields.or("quota", Quota::default()),
+            keepalive_ms: fields.or("keepalive_ms", KEEPALIVE_MS),
+            observe: fields.or("observe", Observe::default()),
+            breaker: fields.or("breaker", BreakerPolicy::default()),
+            retry: fields.or("retry", RetryPolicy::default()),
+        };
+        fields.all_made(config)
+    }
+}
+
 impl GatewayConfig {
     /// Reads and checks a document. The error says what is wrong, and where.
     pub fn parse(document: &[u8]) -> Result<Self, String> {
-        let config: Self = crate::json::from_bytes(document).map_err(|error| error.to_string())?;
+        let config: Self = fields::parse(document)?;
         config.check()?;
         Ok(config)
     }
@@ -311,7 +370,8 @@ mod tests {
         check_refused("\"version\": 1,", "\"version\": 1, \"breaker\": {\"open_ms\": 3},", "breaker.open_ms: expected");
         check_refused("\"version\": 1,", "\"version\": 1, \"breaker\": {\"colour\": 3},", "colour");
         check_refused("\"version\": 1,", "\"version\": 1, \"retry\": {\"max_attempts\": 0},", "retry.max_attempts");
-        check_refused("{", "", "expected");
+        check_refused("{", "", "trailing characters at line 2");
+        assert!(GatewayConfig::parse(b"[]").unwrap_err().contains("expected an object"));
     }
 
     #[test]

@@ -2,68 +2,76 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::api::ChunkFormat;
+use crate::fields::{Fields, Read};
 
 use super::Upstream;
 
 /// A model that clients may ask for.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Model {
     /// Where it is served; at least one. They are tried by their order, and by their weight within one order, until
     /// one answers.
     pub targets: Vec<Target>,
     /// `max_tokens` where a request has none.
-    #[serde(default = "default_max_tokens")]
     pub default_max_tokens: u32,
     /// The format of chunks, where neither the request nor the key says one.
-    #[serde(default)]
     pub chunk_format: Option<ChunkFormat>,
     /// A system message for chat upstreams.
-    #[serde(default)]
     pub system: Option<String>,
     /// Headers that calls for this model have besides the dialect's own; names in lower case.
-    #[serde(default)]
     pub headers: BTreeMap<String, String>,
     /// Fields that the bodies of calls for this model have besides those that the dialect writes.
-    #[serde(default)]
     pub body: serde_json::Map<String, serde_json::Value>,
     /// For `/v1/models`.
-    #[serde(default = "default_owner")]
     pub owned_by: String,
     /// Seconds since 1970, for `/v1/models`.
-    #[serde(default)]
     pub created: u64,
 }
 
 /// One place where a model is served.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// The name of the upstream.
     pub upstream: String,
     /// The upstream's name for the model.
     pub model: String,
     /// Lower ones are tried first. Without, it is the target's place in the list, from 0.
-    #[serde(default)]
     pub order: Option<u32>,
     /// How large a share of the requests it gets first, among the targets of its order: 1 to 1000.
-    #[serde(default = "default_weight")]
     pub weight: u32,
 }
 
-const fn default_weight() -> u32 {
-    1
+impl Read<'_> for Model {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let mut fields = Fields::of(json);
+        let model = Self {
+            targets: fields.required("targets", Vec::new()),
+            default_max_tokens: fields.or("default_max_tokens", 16),
+            chunk_format: fields.optional("chunk_format"),
+            system: fields.optional("system"),
+            headers: fields.or("headers", BTreeMap::new()),
+            body: fields.or("body", serde_json::Map::new()),
+            owned_by: fields.or("owned_by", "completions-edge".to_owned()),
+            created: fields.or("created", 0),
+        };
+        fields.all_made(model)
+    }
 }
 
-const fn default_max_tokens() -> u32 {
-    16
-}
-
-fn default_owner() -> String {
-    "completions-edge".to_owned()
+impl Read<'_> for Target {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let mut fields = Fields::of(json);
+        let target = Self {
+            upstream: fields.required("upstream", String::new()),
+            model: fields.required("model", String::new()),
+            order: fields.optional("order"),
+            weight: fields.or("weight", 1),
+        };
+        fields.all_made(target)
+    }
 }
 
 impl Model {

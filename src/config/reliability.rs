@@ -2,11 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::fields::{Fields, Read};
 
 /// When a target that fails is passed over, by what this isolate has seen of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerPolicy {
     /// Whether any target is passed over at all, be it for its failures or because it said `Retry-After`.
     pub enabled: bool,
@@ -35,6 +36,21 @@ impl Default for BreakerPolicy {
     }
 }
 
+impl Read<'_> for BreakerPolicy {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let (mut fields, default) = (Fields::of(json), Self::default());
+        let policy = Self {
+            enabled: fields.or("enabled", default.enabled),
+            window_ms: fields.or("window_ms", default.window_ms),
+            min_calls: fields.or("min_calls", default.min_calls),
+            failure_rate_percent: fields.or("failure_rate_percent", default.failure_rate_percent),
+            open_ms: fields.or("open_ms", default.open_ms),
+            max_open_ms: fields.or("max_open_ms", default.max_open_ms),
+        };
+        fields.all_made(policy)
+    }
+}
+
 impl BreakerPolicy {
     /// The fault, beginning with the field that has it.
     pub(super) fn check(&self) -> Result<(), String> {
@@ -47,8 +63,7 @@ impl BreakerPolicy {
 }
 
 /// How often a request that failed before its answer began is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// How often a request is tried, all targets together and the first time included.
     pub max_attempts: u32,
@@ -80,6 +95,22 @@ impl Default for RetryPolicy {
     }
 }
 
+impl Read<'_> for RetryPolicy {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let (mut fields, default) = (Fields::of(json), Self::default());
+        let policy = Self {
+            max_attempts: fields.or("max_attempts", default.max_attempts),
+            same_target_attempts: fields.or("same_target_attempts", default.same_target_attempts),
+            base_backoff_ms: fields.or("base_backoff_ms", default.base_backoff_ms),
+            max_backoff_ms: fields.or("max_backoff_ms", default.max_backoff_ms),
+            max_wait_ms: fields.or("max_wait_ms", default.max_wait_ms),
+            budget_percent: fields.or("budget_percent", default.budget_percent),
+            min_retries_per_10s: fields.or("min_retries_per_10s", default.min_retries_per_10s),
+        };
+        fields.all_made(policy)
+    }
+}
+
 impl RetryPolicy {
     /// The fault, beginning with the field that has it.
     pub(super) fn check(&self) -> Result<(), String> {
@@ -105,12 +136,12 @@ mod tests {
     use super::*;
 
     fn breaker(document: &str) -> Result<BreakerPolicy, String> {
-        let policy: BreakerPolicy = serde_json::from_str(document).map_err(|error| error.to_string())?;
+        let policy: BreakerPolicy = crate::fields::parse(document.as_bytes())?;
         policy.check().map(|()| policy)
     }
 
     fn retry(document: &str) -> Result<RetryPolicy, String> {
-        let policy: RetryPolicy = serde_json::from_str(document).map_err(|error| error.to_string())?;
+        let policy: RetryPolicy = crate::fields::parse(document.as_bytes())?;
         policy.check().map(|()| policy)
     }
 

@@ -1,61 +1,46 @@
 //! A server that models live on.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::dialect::{Abilities, DialectName, Options, Parameter, Support};
+use crate::fields::{Fields, Read, one_of, read_at};
 
 /// A server that models live on.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     /// How it speaks.
     pub dialect: DialectName,
     /// `http` or `https`, up to and without the route; no slash at the end. Empty where there is a `binding`.
-    #[serde(default)]
     pub base_url: String,
     /// The name of the Worker's binding through which it is called, in place of a URL; for `workers-ai` alone.
-    #[serde(default)]
     pub binding: Option<String>,
     /// Azure's `api-version`, where it wants one.
-    #[serde(default)]
     pub api_version: Option<String>,
     /// The AWS region to sign calls for. The secret is then `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, with `:SESSION_TOKEN`
     /// behind it for temporary keys. Without a region the secret is a bearer key.
-    #[serde(default)]
     pub region: Option<String>,
     /// The name of the Worker secret that holds its key. Without it, calls go out unauthenticated.
-    #[serde(default)]
     pub key: Option<String>,
     /// Whether streams are asked for usage with `stream_options`.
-    #[serde(default = "yes")]
     pub stream_usage: bool,
     /// What the chat route calls its bound on tokens.
-    #[serde(default)]
     pub max_tokens_field: MaxTokensField,
     /// What this server makes of parameters, where it is less than its dialect: `emulated` or `unsupported`.
-    #[serde(default)]
-    pub capabilities: BTreeMap<Parameter, Support>,
+    pub capabilities: Vec<(Parameter, Support)>,
     /// Milliseconds from the call until the headers of a stream must have come.
-    #[serde(default = "default_timeout_ms")]
     pub headers_timeout_ms: u32,
     /// Milliseconds from the headers of a stream until its first text.
-    #[serde(default = "default_timeout_ms")]
     pub first_token_timeout_ms: u32,
     /// Milliseconds that a stream which has begun may be silent. Comments do not end a silence, any part of an event
     /// does; time in which the client does not read is none.
-    #[serde(default = "default_timeout_ms")]
     pub idle_timeout_ms: u32,
     /// Milliseconds from the call until an answer that does not stream must be there, whole: its headers come when it
     /// is done. A stream has no such bound.
-    #[serde(default = "default_total_timeout_ms")]
     pub total_timeout_ms: u32,
 }
 
 /// The two names that chat servers have for one parameter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MaxTokensField {
     /// What nearly all servers know.
     #[default]
@@ -75,20 +60,71 @@ impl MaxTokensField {
     }
 }
 
-const fn yes() -> bool {
-    true
-}
-
-const fn default_timeout_ms() -> u32 {
-    60_000
-}
-
-const fn default_total_timeout_ms() -> u32 {
-    600_000
-}
-
+/// How long an upstream may take for each step, unless the configuration says.
+const TIMEOUT_MS: u32 = 60_000;
+/// The same for a whole answer.
+const TOTAL_TIMEOUT_MS: u32 = 600_000;
 /// An hour: a longer silence is nobody's patience.
 const MAX_TIMEOUT_MS: u32 = 3_600_000;
+
+impl Read<'_> for MaxTokensField {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        one_of(json, &[Self::MaxTokens, Self::MaxCompletionTokens].map(|field| (field.as_str(), field)))
+    }
+}
+
+impl Read<'_> for Upstream {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let mut fields = Fields::of(json);
+        let upstream = Self {
+            dialect: fields.required("dialect", DialectName::OpenaiCompletions),
+            base_url: fields.or("base_url", String::new()),
+            binding: fields.optional("binding"),
+            api_version: fields.optional("api_version"),
+            region: fields.optional("region"),
+            key: fields.optional("key"),
+            stream_usage: fields.or("stream_usage", true),
+            max_tokens_field: fields.or("max_tokens_field", MaxTokensField::default()),
+            capabilities: fields.or("capabilities", Overrides::default()).0,
+            headers_timeout_ms: fields.or("headers_timeout_ms", TIMEOUT_MS),
+            first_token_timeout_ms: fields.or("first_token_timeout_ms", TIMEOUT_MS),
+            idle_timeout_ms: fields.or("idle_timeout_ms", TIMEOUT_MS),
+            total_timeout_ms: fields.or("total_timeout_ms", TOTAL_TIMEOUT_MS),
+        };
+        fields.all_made(upstream)
+    }
+}
+
+/// An object from parameter to support.
+#[derive(Default)]
+struct Overrides(Vec<(Parameter, Support)>);
+
+impl Read<'_> for Overrides {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let mut fields = Fields::of(json);
+        let mut overrides = Vec::new();
+        for parameter in Parameter::ALL {
+            if let Some(json) = fields.take(parameter.name()) {
+                overrides.push((*parameter, read_at(parameter.name(), json)?));
+            }
+        }
+        fields.all_made(Self(overrides))
+    }
+}
+
+impl Read<'_> for Support {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let all = [Self::Native, Self::Emulated, Self::Unsupported];
+        one_of(json, &all.map(|support| (support.as_str(), support)))
+    }
+}
+
+impl Read<'_> for DialectName {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let all: Vec<_> = Self::ALL.iter().map(|dialect| (dialect.name(), *dialect)).collect();
+        one_of(json, &all)
+    }
+}
 
 impl Upstream {
     /// What it can carry.

@@ -1,16 +1,13 @@
 //! What each dialect can carry: one table a dialect, by parameter.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::api::{ApiError, Case, CompletionRequest, Prompt, unrecognized};
 
 use super::Seeds;
 
 /// Whether a dialect can do what a parameter asks for; the best comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Support {
     /// The upstream does it.
     Native,
@@ -35,8 +32,7 @@ impl Support {
 macro_rules! parameters {
     ($($variant:ident => $name:literal, $doc:literal;)*) => {
         /// The API's parameters, as capabilities tell them apart.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-        #[serde(rename_all = "snake_case")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Parameter { $(#[doc = $doc] $variant,)* }
 
         impl Parameter {
@@ -121,28 +117,33 @@ pub struct Abilities<'a> {
     /// The dialect's.
     pub table: &'static Capabilities,
     /// The operator's.
-    pub overrides: &'a BTreeMap<Parameter, Support>,
+    pub overrides: &'a [(Parameter, Support)],
 }
 
 impl Abilities<'_> {
     /// What the upstream makes of `parameter`.
     #[must_use]
     pub fn support(&self, parameter: Parameter) -> Support {
-        self.overrides.get(&parameter).copied().unwrap_or_else(|| self.table.support(parameter))
+        let known = self.overrides.iter().find(|(overridden, _)| *overridden == parameter);
+        known.map_or_else(|| self.table.support(parameter), |row| row.1)
     }
 
     /// The best of several upstreams, as `/v1/models` shows it.
     #[must_use]
-    pub fn best_by_name(upstreams: &[Self]) -> BTreeMap<&'static str, &'static str> {
+    pub fn best_by_name(upstreams: &[Self]) -> Map<String, Value> {
         let best = |parameter: Parameter| upstreams.iter().map(|upstream| upstream.support(parameter)).min();
         let word = |parameter: Parameter| best(parameter).unwrap_or(Support::Unsupported).as_str();
-        Parameter::ALL.iter().map(|&parameter| (parameter.name(), word(parameter))).collect()
+        let mut words = Map::new();
+        for &parameter in Parameter::ALL {
+            words.insert(parameter.name().to_owned(), word(parameter).into());
+        }
+        words
     }
 
     /// The fault of an override: a server can do less than its dialect, but not more, and the gateway not everything.
     pub fn check(&self) -> Result<(), String> {
         use Parameter::{Echo, MaxTokens, Model, N, Prompt, PromptArray, Stop, Stream, StreamOptions};
-        for (&parameter, &support) in self.overrides {
+        for &(parameter, support) in self.overrides {
             let (name, word) = (parameter.name(), support.as_str());
             let impossible = match support {
                 Support::Native => false,

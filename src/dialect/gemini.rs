@@ -263,7 +263,7 @@ fn fault(status: u16, body: &[u8]) -> Fault {
 
 /// A duration as protobuf's JSON writes it, such as `34.074824224s`.
 fn milliseconds(duration: &str) -> Option<u64> {
-    let seconds = duration.strip_suffix('s')?.parse().ok()?;
+    let seconds = serde_json::from_str(duration.strip_suffix('s')?).ok()?;
     u64::try_from(Duration::try_from_secs_f64(seconds).ok()?.as_millis()).ok()
 }
 

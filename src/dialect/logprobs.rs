@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::api::{Logprobs, TopLogprobs};
+use crate::api::{Logprob, Logprobs, TopLogprobs};
 
 use super::json::Raw;
 
@@ -24,7 +24,7 @@ pub(super) fn read(raw: Raw<'_>) -> Option<Logprobs> {
         |token: Raw<'_>| token.text().or_else(|| token.json().map(Cow::Borrowed)).unwrap_or_default().into_owned();
     let tokens: Vec<String> = tokens.items().into_iter().map(text).collect();
     let count = tokens.len();
-    let mut token_logprobs: Vec<Option<f64>> = token_logprobs.items().into_iter().map(Raw::number).collect();
+    let mut token_logprobs: Vec<Option<Logprob>> = token_logprobs.items().into_iter().map(number).collect();
     token_logprobs.resize(count, None);
     let mut top_logprobs: Vec<TopLogprobs> = top_logprobs.items().into_iter().map(top_object).collect();
     top_logprobs.resize_with(count, TopLogprobs::default);
@@ -42,10 +42,14 @@ pub(super) fn read_tokens(tokens: Raw<'_>) -> Option<Logprobs> {
     (!logprobs.tokens.is_empty()).then_some(logprobs)
 }
 
+fn number(raw: Raw<'_>) -> Option<Logprob> {
+    Logprob::of_json(raw.json()?)
+}
+
 /// An object from token to log probability.
 fn top_object(top: Raw<'_>) -> TopLogprobs {
     let entries = top.entries().into_iter();
-    TopLogprobs(entries.filter_map(|(token, logprob)| Some((token, logprob.number()?))).collect())
+    TopLogprobs(entries.filter_map(|(token, logprob)| Some((token, number(logprob)?))).collect())
 }
 
 /// Adds a token of a dialect that writes each one as an object: its text under `name`, its `logprob`, and in `top` the
@@ -53,7 +57,7 @@ fn top_object(top: Raw<'_>) -> TopLogprobs {
 pub(super) fn push(logprobs: &mut Logprobs, name: &str, token: Raw<'_>, top: Raw<'_>) {
     let read = |token: Raw<'_>| {
         let [text, logprob] = token.fields([name, "logprob"]);
-        (text.text().unwrap_or_default().into_owned(), logprob.number())
+        (text.text().unwrap_or_default().into_owned(), number(logprob))
     };
     let (text, logprob) = read(token);
     logprobs.tokens.push(text);
@@ -82,6 +86,14 @@ mod tests {
     fn the_completions_form_stays_as_it_is() {
         let raw = r#"{"tokens":["a","b"],"token_logprobs":[null,-0.5],"top_logprobs":[{"z":-1.5,"a":-2.0},{}],"text_offset":[7,8]}"#;
         check(raw, raw);
+    }
+
+    #[test]
+    fn no_digit_of_a_number_is_lost() {
+        check(
+            r#"{"tokens":["a","b","c"],"token_logprobs":[-0.0010892890850827098123,1e-7,-1E3],"top_logprobs":[],"text_offset":[]}"#,
+            r#"{"tokens":["a","b","c"],"token_logprobs":[-0.0010892890850827098123,1e-7,-1E3],"top_logprobs":[{},{},{}],"text_offset":[]}"#,
+        );
     }
 
     #[test]

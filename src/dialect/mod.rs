@@ -32,8 +32,6 @@ mod workers_ai;
 use std::borrow::Cow;
 use std::fmt::Debug;
 
-use serde::Deserialize;
-
 use crate::api::{Answer, ApiError, CompletionRequest, FinishReason, Logprobs, Prompt};
 use crate::config::{Target, Upstream};
 use crate::framing::{Frame, Framing};
@@ -47,8 +45,8 @@ pub use share::{Bounds, Part, Share, split};
 macro_rules! dialects {
     ($($variant:ident, $name:literal => $dialect:path, $doc:literal;)*) => {
         /// The dialects by name, as the configuration writes them.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-        pub enum DialectName { $(#[doc = $doc] #[serde(rename = $name)] $variant,)* }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum DialectName { $(#[doc = $doc] $variant,)* }
 
         impl DialectName {
             /// Every dialect, in the order of the documentation.
@@ -301,8 +299,9 @@ pub trait StreamDecoder: Debug {
     /// Tells what the next frame says.
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>));
 
-    /// Whether frames repeat: one that brought nothing but a text, and that as it stands in one of its JSON strings, would
-    /// have brought any other text in that string, unless it is empty, and either one leaves the decoder as it was.
+    /// Whether frames may be told by their bytes alone. If a frame brought nothing but a text, and that as it stands in one
+    /// of its JSON strings, then the same frame with another text in that string brings that text and nothing else,
+    /// whatever came in between, unless it is empty; and neither of them changes the decoder.
     fn repeats(&self) -> bool {
         false
     }

@@ -169,8 +169,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds { calls: 4, prompt_bytes: 100 };
 
     fn of(table: &'static Capabilities) -> Abilities<'static> {
-        static NONE: std::collections::BTreeMap<Parameter, Support> = std::collections::BTreeMap::new();
-        Abilities { table, overrides: &NONE }
+        Abilities { table, overrides: &[] }
     }
 
     static FEW: Capabilities = Capabilities {

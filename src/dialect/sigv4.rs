@@ -80,9 +80,12 @@ fn canonical_request(request: &UpstreamRequest) -> (String, String) {
     let host = host.unwrap_or(authority).to_ascii_lowercase();
     let is_signed = |name: &str| name == "content-type" || name.starts_with("x-amz");
     let own = request.headers.iter().filter(|(name, _)| is_signed(name));
-    let mut headers: Vec<(&str, &str)> = own.map(|(name, value)| (&**name, &**value)).collect();
-    headers.push(("host", &host));
-    headers.sort_unstable();
+    // In order of name.
+    let mut headers: Vec<(&str, &str)> = vec![("host", &host)];
+    for (name, value) in own {
+        let header = (&**name, &**value);
+        headers.insert(headers.partition_point(|before| *before < header), header);
+    }
     let names = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
     let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}:{}", one_spaced(value))).collect();
     let body = hex(&Sha256::digest(&request.body));

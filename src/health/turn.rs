@@ -26,8 +26,10 @@ pub struct Candidate {
 #[must_use]
 pub fn in_turn(candidates: &[Candidate], mut draw: u64) -> Vec<usize> {
     let admitted = |(_, candidate): &(usize, &Candidate)| !matches!(candidate.admission, Admission::Refused(_));
-    let mut rest: Vec<(usize, &Candidate)> = candidates.iter().enumerate().filter(admitted).collect();
-    rest.sort_by_key(|(_, candidate)| candidate.order);
+    let mut rest: Vec<(usize, &Candidate)> = Vec::with_capacity(candidates.len());
+    for next in candidates.iter().enumerate().filter(admitted) {
+        rest.insert(rest.partition_point(|(_, before)| before.order <= next.1.order), next);
+    }
     let mut turn = Vec::with_capacity(rest.len());
     while let Some((_, first)) = rest.first() {
         let order = first.order;

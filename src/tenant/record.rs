@@ -3,13 +3,15 @@
 //! A field that this version does not know is passed over: a newer Worker may have written it, and both run for a
 //! while. A version that this Worker does not know is a fault.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::api::ChunkFormat;
+use crate::fields::{self, Fields, Read, leaf, one_of};
 use crate::quota::Limits;
 
 /// KV `key:<hash>`: what a key may do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyRecord {
     /// Of the record's form; 1.
     pub version: u32,
@@ -18,26 +20,21 @@ pub struct KeyRecord {
     /// The id in the middle of the key, by which operators know it.
     pub id: String,
     /// What it is for, in the operator's words.
-    #[serde(default)]
     pub name: String,
     /// Whether it opens anything.
     pub status: KeyStatus,
     /// Seconds since 1970 from which on it opens nothing; absent or null is never.
-    #[serde(default)]
     pub expires_at: Option<u64>,
     /// The models that it may use; absent or null is all of the tenant's.
-    #[serde(default)]
     pub models: Option<Vec<String>>,
     /// The format of chunks, where the request does not say one.
-    #[serde(default)]
     pub chunk_format: Option<ChunkFormat>,
     /// What it may spend, within what its tenant may.
-    #[serde(default)]
     pub limits: Limits,
 }
 
 /// Whether a key opens anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyStatus {
     /// It does.
@@ -47,25 +44,22 @@ pub enum KeyStatus {
 }
 
 /// KV `tenant:<id>`: what a tenant may do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TenantRecord {
     /// Of the record's form; 1.
     pub version: u32,
     /// The tenant's name, in the operator's words.
-    #[serde(default)]
     pub name: String,
     /// Whether its keys open anything.
     pub status: TenantStatus,
     /// The models that its keys may use; absent or null is all.
-    #[serde(default)]
     pub models: Option<Vec<String>>,
     /// What all its keys together may spend.
-    #[serde(default)]
     pub limits: Limits,
 }
 
 /// Whether a tenant's keys open anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TenantStatus {
     /// They do.
@@ -74,13 +68,63 @@ pub enum TenantStatus {
     Suspended,
 }
 
+impl Read<'_> for KeyStatus {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        one_of(json, &[("active", Self::Active), ("revoked", Self::Revoked)])
+    }
+}
+
+impl Read<'_> for TenantStatus {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        one_of(json, &[("active", Self::Active), ("suspended", Self::Suspended)])
+    }
+}
+
+impl Read<'_> for Limits {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        leaf(json)
+    }
+}
+
+impl Read<'_> for KeyRecord {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let mut fields = Fields::of(json);
+        let record = Self {
+            version: fields.required("version", 0),
+            tenant: fields.required("tenant", String::new()),
+            id: fields.required("id", String::new()),
+            name: fields.or("name", String::new()),
+            status: fields.required("status", KeyStatus::Revoked),
+            expires_at: fields.optional("expires_at"),
+            models: fields.optional("models"),
+            chunk_format: fields.optional("chunk_format"),
+            limits: fields.or("limits", Limits::default()),
+        };
+        fields.made(record)
+    }
+}
+
+impl Read<'_> for TenantRecord {
+    fn read(json: &RawValue) -> Result<Self, String> {
+        let mut fields = Fields::of(json);
+        let record = Self {
+            version: fields.required("version", 0),
+            name: fields.or("name", String::new()),
+            status: fields.required("status", TenantStatus::Suspended),
+            models: fields.optional("models"),
+            limits: fields.or("limits", Limits::default()),
+        };
+        fields.made(record)
+    }
+}
+
 /// The version of both records that this code reads and writes.
 const VERSION: u32 = 1;
 
 impl KeyRecord {
     /// Reads a record; the error says what is wrong with it.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let record: Self = crate::json::from_bytes(json).map_err(|error| error.to_string())?;
+        let record: Self = fields::parse(json)?;
         check_version(record.version)?;
         Ok(record)
     }
@@ -96,7 +140,7 @@ impl KeyRecord {
 impl TenantRecord {
     /// Reads a record; the error says what is wrong with it.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let record: Self = crate::json::from_bytes(json).map_err(|error| error.to_string())?;
+        let record: Self = fields::parse(json)?;
         check_version(record.version)?;
         Ok(record)
     }

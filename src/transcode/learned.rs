@@ -12,8 +12,8 @@
 //! - The text that was learned from is a slice of the event's own bytes, between two quotes and without escapes: the whole
 //!   of a JSON string. What stands in its place is read as a string up to its own closing quote, and if it is one, the
 //!   JSON around it is the same.
-//! - The event was one text and nothing else, and its decoder has promised that such an event means the same whatever its
-//!   text is, if it has one ([`StreamDecoder::repeats`](crate::dialect::StreamDecoder::repeats)).
+//! - The event was one text and nothing else, and its decoder has promised that such an event means the same at any time
+//!   and with any text that is not empty ([`StreamDecoder::repeats`](crate::dialect::StreamDecoder::repeats)).
 //!
 //! Whatever is not so is read in full. An upstream whose events never repeat is not learned from for long.
 
@@ -158,6 +158,12 @@ fn strip_prefix<'a>(bytes: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(
+        clippy::arithmetic_side_effects,
+        clippy::string_slice,
+        reason = "in tests these are failures that say where"
+    )]
+
     use super::*;
 
     const BEFORE: &str = "data: {\"id\":\"1\",\"text\":\"";
@@ -224,7 +230,7 @@ mod tests {
     fn nothing_is_learned_from_an_event_that_says_more_than_a_text() {
         let event = format!("{BEFORE}x{AFTER}");
         let delta = |finish_reason| {
-            let text = &event[BEFORE.len()..BEFORE.len() + 1];
+            let text = &event[BEFORE.len()..=BEFORE.len()];
             Event::Delta { index: 0, text, logprobs: None, finish_reason }
         };
         let finish = Some(crate::api::FinishReason::Stop);
@@ -233,7 +239,9 @@ mod tests {
         {
             let mut learned = Learned::new(100, true);
             let mut lesson = learned.lesson(Some(event.as_bytes()));
-            events.iter().for_each(|event| lesson.hear(event));
+            for event in events {
+                lesson.hear(event);
+            }
             learned.learn(lesson, b"");
             assert!(learned.recognise(event.as_bytes()).is_none(), "{events:?}");
         }

@@ -158,7 +158,7 @@ mod tests {
             let mut logprobs = Logprobs::default();
             for token in tokens {
                 logprobs.tokens.push((*token).to_owned());
-                logprobs.token_logprobs.push(Some(-1.0));
+                logprobs.token_logprobs.push(None);
                 logprobs.top_logprobs.push(crate::api::TopLogprobs::default());
             }
             Some(logprobs)

@@ -92,7 +92,7 @@ impl<'a> Raw<'a> {
     /// A number.
     #[must_use]
     pub fn number(self) -> Option<f64> {
-        self.0?.parse().ok()
+        serde_json::from_str(self.0?).ok()
     }
 
     /// A number that is a count: not negative; a fraction is cut off.
