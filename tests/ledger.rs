@@ -18,8 +18,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use completions_edge::quota::{
-    Call, Decision, Denial, Desk, Dimension, Entry, Ledger, Limits, Record, Reply, Reserve, Settle, Standing, Store,
-    StoredRecord, UsageCounts, UsageRow, Written,
+    Call, Decision, Denial, Desk, Dimension, Entry, Ledger, Limits, Record, Reply, Report, Reserve, Settle, Standing,
+    Store, StoredRecord, Totals, UsageCounts, UsageRow, Written,
 };
 use proptest::prelude::*;
 use world::{all_limits, limits, limits_per_minute, op, run, wide_limits};
@@ -459,6 +459,21 @@ fn what_is_written_down_is_this() {
     );
     check(&Entry::Renew { lease: "1".to_owned(), lease_ms: 5 }, r#"{"renew":{"lease":"1","lease_ms":5}}"#);
     check(&Entry::Revoke { key: "a".to_owned() }, r#"{"revoke":{"key":"a"}}"#);
+    let counts =
+        UsageCounts { requests: 2, prompt_tokens: 3, completion_tokens: 4, estimated: 1, refused: -1, errors: 1 };
+    let totals = Totals {
+        usage: [("m".to_owned(), counts)].into(),
+        estimated_tokens: 200,
+        unspent_requests: 5,
+        unspent_tokens: 500,
+    };
+    check(
+        &Entry::Report(Report { lease: "1".to_owned(), seq: 7, totals }),
+        concat!(
+            r#"{"report":{"lease":"1","seq":7,"totals":{"usage":{"m":{"requests":2,"prompt_tokens":3,"completion_tokens":4,"#,
+            r#""estimated":1,"refused":-1,"errors":1}},"estimated_tokens":200,"unspent_requests":5,"unspent_tokens":500}}}"#
+        ),
+    );
 
     let mut ledger = Ledger::default();
     ledger.reserve(&reserve, START_MS);
@@ -487,4 +502,14 @@ fn what_is_written_down_is_this() {
     assert_eq!(serde_json::to_string(&ledger).unwrap(), expected);
     ledger.take_usage();
     assert_eq!(serde_json::from_str::<Ledger>(&expected).unwrap(), ledger);
+
+    let mut ledger = Ledger::default();
+    ledger.reserve(&Reserve { tenant_limits: Limits::default(), spare: 3, ..reserve }, START_MS);
+    let slice = concat!(
+        r#""tenant_tpm":null,"key_tpm":null,"slice":{"open_requests":4,"open_tokens":400,"#,
+        r#""tenant_rpm":null,"key_rpm":null,"seq":0,"totals":{}}"#
+    );
+    let stored = serde_json::to_string(&ledger).unwrap();
+    assert!(stored.contains(slice), "{stored}");
+    assert_eq!(serde_json::from_str::<Ledger>(&stored).unwrap(), ledger);
 }
