@@ -112,7 +112,7 @@ fn damaged_recording() -> impl Strategy<Value = (DialectName, Vec<u8>)> {
 /// something else in its place.
 fn repeating_recording() -> impl Strategy<Value = (DialectName, Vec<u8>)> {
     let texts = "[a-z é😀\u{2028}]{1,12}".prop_map(String::into_bytes);
-    let escapes = [r"\n", r#"\"#, r"\", r"\u00e9x", r"\ud83d\ude00", r"\ud83d"].map(Vec::from);
+    let escapes = [r"\n", r#"\""#, r"\\", r"\", r"\u00e9x", r"\ud83d\ude00", r"\ud83d"].map(Vec::from);
     let odd = [&b""[..], b"\"", b"\",\"a\":\"", b"\n", b"\r", b"\x01", b"\xff", b"[DONE]", b"error"].map(Vec::from);
     let content = prop_oneof![
         6 => texts,

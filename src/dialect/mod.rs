@@ -301,8 +301,9 @@ pub trait StreamDecoder: Debug {
     /// Tells what the next frame says.
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>));
 
-    /// Whether frames repeat: one that brought nothing but a text, and that as it stands in one of its JSON strings, would
-    /// have brought any other text in that string, unless it is empty, and either one leaves the decoder as it was.
+    /// Whether frames may be told by their bytes alone. If a frame brought nothing but a text, and that as it stands in one
+    /// of its JSON strings, then the same frame with another text in that string brings that text and nothing else,
+    /// whatever came in between, unless it is empty; and neither of them changes the decoder.
     fn repeats(&self) -> bool {
         false
     }

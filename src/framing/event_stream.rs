@@ -121,7 +121,7 @@ fn read(message: &[u8], sink: impl FnOnce(Frame<'_>)) -> Result<(), FrameError> 
         b"exception" => sink(Frame { event: headers.exception_type, data: payload }),
         b"error" => {
             let data = [headers.error_code, headers.error_message].join(&b'\n');
-            sink(Frame { event: b"error", data: &data })
+            sink(Frame { event: b"error", data: &data });
         }
         _ => sink(Frame { event: headers.event_type, data: payload }),
     }

@@ -12,8 +12,8 @@
 //! - The text that was learned from is a slice of the event's own bytes, between two quotes and without escapes: the whole
 //!   of a JSON string. What stands in its place is read as a string up to its own closing quote, and if it is one, the
 //!   JSON around it is the same.
-//! - The event was one text and nothing else, and its decoder has promised that such an event means the same whatever its
-//!   text is, if it has one ([`StreamDecoder::repeats`](crate::dialect::StreamDecoder::repeats)).
+//! - The event was one text and nothing else, and its decoder has promised that such an event means the same at any time
+//!   and with any text that is not empty ([`StreamDecoder::repeats`](crate::dialect::StreamDecoder::repeats)).
 //!
 //! Whatever is not so is read in full. An upstream whose events never repeat is not learned from for long.
 
