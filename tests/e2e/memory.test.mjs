@@ -5,14 +5,11 @@ import { connect } from "node:net";
 import { after, before, suite, test } from "node:test";
 import { completionCall, startGateway } from "./harness/gateway.mjs";
 import { startCall } from "./harness/http_client.mjs";
-import { heldLittleMore } from "./harness/inspector.mjs";
 import { residentBytes } from "./harness/processes.mjs";
-import { answer, asAsked, chatChunk, completion, cut, events, pieces, silence, stream, textChunk } from "./harness/scripts.mjs";
+import { answer, completion, events, silence, stream, textChunk } from "./harness/scripts.mjs";
 import { eventually, within } from "./harness/wait.mjs";
 
 const MEGABYTE = 1 << 20;
-// So many of a kind that what each of them leaves would be seen.
-const REQUESTS = 200;
 
 const fiftyEvents = stream(events(...Array(49).fill(textChunk("a token or two ")), textChunk("", "stop"), "[DONE]"));
 
@@ -103,95 +100,5 @@ suite("memory of workerd", () => {
     socket.write("0\r\n\r\n");
     await within(closed, "the answer to a body that came byte by byte", 60_000);
     return Number(Buffer.concat(pieces).toString("latin1").match(/^HTTP\/1\.1 (\d+)/)?.[1]);
-  }
-});
-
-suite("what is left of requests in the isolate", () => {
-  const untilClosed = (exchange) => exchange.closed;
-  const text = events(textChunk("some text"));
-  const good = asAsked(answer(200, completion("ok")), fiftyEvents);
-  const impatient = { headers_timeout_ms: 100, first_token_timeout_ms: 100, idle_timeout_ms: 100, total_timeout_ms: 100 };
-  const scripts = {
-    good,
-    silence,
-    "headers alone": pieces([untilClosed]),
-    "stops amid its stream": pieces([text, untilClosed]),
-    "breaks off amid its stream": cut(text, "no last chunk"),
-    "breaks off before its text": cut(events(textChunk("")), "no last chunk"),
-    "breaks off amid an answer": async (exchange) => {
-      await exchange.head(200, { "Content-Type": "application/json", "Content-Length": 1000 });
-      await exchange.send('{"choices":');
-      await exchange.close();
-    },
-    "breaks off in parts": { script: cut(events(chatChunk({ content: "some text" })), "no last chunk"), dialect: "openai-chat" },
-    "stops in parts": { script: pieces([events(chatChunk({ content: "some text" })), untilClosed]), dialect: "openai-chat" },
-    "too slow at all": { script: silence, upstream: impatient },
-    "too slow amid its stream": { script: pieces([text, untilClosed]), upstream: impatient },
-    "500": answer(500, { error: { message: "not now" } }),
-  };
-  const ONE = { prompt: "p", stream: true };
-  const THREE = { prompt: ["p", "q", "r"], stream: true };
-  const endsWith = (status) => async (call) => {
-    const response = await call.response;
-    await response.bytes();
-    assert.equal(response.status, status);
-  };
-  const hangsUp = async (call) => {
-    const response = await call.response;
-    await response.contains("\n\n");
-    assert.equal(response.status, 200);
-    call.hangUp();
-  };
-  const hangsUpAtOnce = async (call) => {
-    await call.sent;
-    call.hangUp();
-  };
-
-  let gateway;
-  before(async () => {
-    gateway = await startGateway({
-      scripts,
-      inspect: true,
-      configure(config) {
-        config.models["500, then good"] = { targets: ["500", "good"].flatMap((name) => config.models[name].targets) };
-        return { ...config, keepalive_ms: 50 };
-      },
-    });
-  });
-  after(() => gateway?.stop());
-
-  for (const [what, body, act] of [
-    ["whole answers", { model: "good", prompt: "p" }, endsWith(200)],
-    ["streams", { model: "good", ...ONE }, endsWith(200)],
-    ["streams at the second target", { model: "500, then good", ...ONE }, endsWith(200)],
-    ["failures", { model: "500", prompt: "p" }, endsWith(502)],
-    ["clients that hang up at once", { model: "silence", ...ONE }, hangsUpAtOnce],
-    ["clients that hang up before a text", { model: "headers alone", ...ONE }, hangsUp],
-    ["clients that hang up amid a stream", { model: "stops amid its stream", ...ONE }, hangsUp],
-    ["clients that hang up amid a stream of three calls", { model: "stops in parts", ...THREE }, hangsUp],
-    ["upstreams that break off amid a stream", { model: "breaks off amid its stream", ...ONE }, endsWith(200)],
-    ["upstreams that break off before a text", { model: "breaks off before its text", ...ONE }, endsWith(502)],
-    ["upstreams that break off amid an answer", { model: "breaks off amid an answer", prompt: "p" }, endsWith(502)],
-    ["three calls of which each breaks off", { model: "breaks off in parts", ...THREE }, endsWith(200)],
-    ["upstreams without an answer in time", { model: "too slow at all", ...ONE }, endsWith(504)],
-    ["upstreams that fall silent", { model: "too slow amid its stream", ...ONE }, endsWith(200)],
-  ]) {
-    test(`${REQUESTS} ${what}: nothing`, async () => {
-      await ask(40, body, act);
-      const before = await gateway.isolate.held();
-      await ask(REQUESTS, body, act);
-      const after = await heldLittleMore(gateway.isolate, before, REQUESTS / 4);
-      // Its memory grows by leaps, which a busier moment than before may need, once.
-      const more = after.bufferBytes - before.bufferBytes;
-      assert.ok(more < MEGABYTE, `${more} bytes more in buffers`);
-    });
-  }
-
-  async function ask(count, body, act) {
-    for (let asked = 0; asked < count; asked += 20) {
-      const calls = Array.from({ length: 20 }, () => startCall(gateway.port, completionCall(gateway.key, body)));
-      await Promise.all(calls.map(act));
-      await eventually("the upstream's calls to end", () => (gateway.upstream.underWay().length === 0 ? true : undefined));
-    }
   }
 });
