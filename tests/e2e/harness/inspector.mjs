@@ -29,6 +29,10 @@ async function inspector(name, url) {
     if (error) reject(new Error(`${name}: ${error.message}`));
     else resolve();
   });
+  socket.addEventListener("close", () => {
+    for (const { reject } of answers.values()) reject(new Error(`${name}: its inspector is gone`));
+    answers.clear();
+  });
   await once(socket, "open");
   const call = (method, params = {}) =>
     new Promise((resolve, reject) => {
@@ -37,8 +41,16 @@ async function inspector(name, url) {
       socket.send(JSON.stringify({ id: asked, method, params }));
     });
 
+  let isCollecting = false;
   return {
     name,
+    /** Has the isolate collect its garbage when it runs next, which one that nobody calls never does. */
+    collect() {
+      if (isCollecting) return;
+      isCollecting = true;
+      const collected = () => (isCollecting = false);
+      call("HeapProfiler.collectGarbage").then(collected, collected);
+    },
     /** What the isolate holds, after a collection: how many of each kind of object, and how many bytes in buffers. */
     async held() {
       chunks = [];

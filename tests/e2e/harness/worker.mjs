@@ -21,8 +21,8 @@ const WORKER = "completions-edge";
  * Starts one Worker. `config` and `tenants` are in KV before it takes its first request, because the isolate
  * remembers what it has read; keys and further tenants may be added at any time. `ledger` is "real", or how it
  * fails: see ledger_stand_ins.mjs. `ai`, if there is to be a binding to Workers AI, says where its service is: see
- * ai_binding.mjs. With `dataset` there is one of Analytics Engine: see dataset.mjs. `onLog` takes the lines of the log, which are then not kept: a long run has many.
- * With `inspect` there is an `isolate`, and all of them: see inspector.mjs.
+ * ai_binding.mjs. With `dataset` there is one of Analytics Engine: see dataset.mjs. `onLog` takes the lines of the log, which
+ * are then not kept: a long run has many. With `inspect` one can look into `isolates`: see inspector.mjs.
  */
 export async function startWorker({ config, tenants, secrets = {}, ledger = "real", ai, dataset = false, onLog, inspect = false }) {
   const storage = mkdtempSync(join(tmpdir(), "completions-edge-e2e-"));
