@@ -6,30 +6,47 @@
 // branch is pumped natively, without any JavaScript, the other one gathers, and gives all of it to a single read.
 
 // Pieces are read into a buffer of this size.
-const READ_BYTES = 16 * 1024;
-// So many reads in a row that did not have to wait are a backlog. A piece that is large stands for several.
-const QUICK_READS = 4;
-const QUICK_MS = 3;
-const LARGE_BYTES = 1024;
+const READ_BYTES = 4 * 1024;
 // The buffer for what has piled up, and how far the branch that is pumped may get ahead of the one that is read.
 const AHEAD_BYTES = 32 * 1024;
-// How long a backlog may gather before it is read.
+// So many reads in a row that did not have to wait are a backlog, and so is a piece that is large.
+const QUICK_READS = 4;
+const QUICK_MS = 3;
+const LARGE_BYTES = 2048;
+// How long a backlog may gather before it is read: this long at first, and longer while it lasts.
 const GATHER_MS = 4;
+const GATHER_MOST_MS = 16;
+
+// Buffers of both sizes that serve again, so many at most. They are plain data, and written before they are read.
+const SPARES = 64;
+const spares = new Map([READ_BYTES, AHEAD_BYTES].map((bytes) => [bytes, []]));
+const take = (bytes) => spares.get(bytes).pop() ?? new ArrayBuffer(bytes);
+
+// Takes a buffer back. One that a read has not given back has no bytes.
+function give(buffer) {
+  const free = spares.get(buffer.byteLength);
+  if (free && free.length < SPARES) free.push(buffer);
+}
 
 export class BodyReader {
   #body;
   #abort;
   #reader;
-  #buffer = new ArrayBuffer(READ_BYTES);
+  #buffer = take(READ_BYTES);
   #ended = false;
+  #failure;
   // How many reads in a row did not have to wait.
   #quick = 0;
-  // Whether what comes is read ahead, and whether there was a backlog when it was read last.
-  #isAhead = false;
-  #gathers = false;
-  // How much has been read since, and what the branch that is pumped waits for.
+  // What pumps the other branch, once what comes is read ahead.
+  #pumped;
+  // How long what comes next gathers, and what ends that sooner: that the pumped branch has a buffer full, or all.
+  #gatherMs = 0;
+  #gathered = () => {};
+  #isWhole = false;
+  // How much of either branch has been read since, and what tells the pumped one that it may go on.
   #readBytes = 0;
-  #caughtUp;
+  #pumpedBytes = 0;
+  #caughtUp = () => {};
 
   // `abort` breaks the body off for good.
   constructor(body, abort) {
@@ -40,63 +57,103 @@ export class BodyReader {
 
   // The next bytes, or undefined at the end. They are good until the next read: the buffer is one and the same.
   async read() {
+    if (this.#failure) throw this.#failure;
     if (this.#ended) return undefined;
-    if (this.#gathers) await scheduler.wait(GATHER_MS);
+    if (this.#gatherMs > 0) await this.#gather();
+    if (this.#ended) return undefined;
     const beganMs = Date.now();
-    const { done, value } = await this.#reader.read(new Uint8Array(this.#buffer));
-    this.#ended = done;
-    if (done) return undefined;
+    let piece;
+    try {
+      piece = await this.#reader.read(new Uint8Array(this.#buffer));
+    } catch (error) {
+      // The runtime never lets go of what a body broke off with, nor that of the functions that were waiting for it, and
+      // so of all that the request held, until its stack has been made text.
+      void error?.stack;
+      this.#failure = error;
+      throw error;
+    }
+    const { done, value } = piece;
+    if (done) {
+      this.#ended = true;
+      if (value) give(value.buffer);
+      return undefined;
+    }
     this.#buffer = value.buffer;
-    const waitedMs = Date.now() - beganMs;
-    if (this.#isAhead) this.#follow(value.byteLength, waitedMs);
-    else this.#judge(value.byteLength, waitedMs);
+    const wasQuick = Date.now() - beganMs <= QUICK_MS;
+    if (this.#pumped) this.#follow(value.byteLength, wasQuick);
+    else this.#judge(value.byteLength, wasQuick);
     return value;
+  }
+
+  // Reads all that is left, which nobody wants.
+  async drain() {
+    this.#gatherMs = 0;
+    while (!this.#pumped && (await this.read()) !== undefined) this.#gatherMs = 0;
+    this.#readBytes = Infinity;
+    this.#caughtUp();
+    await this.#pumped;
+    give(this.#buffer);
   }
 
   cancel() {
     this.#ended = true;
     // Of two branches each would wait for the other one to be cancelled.
-    if (this.#isAhead) this.#abort();
+    if (this.#pumped) this.#abort();
     this.#reader.cancel().catch(() => {});
-    this.#caughtUp?.act();
+    this.#caughtUp();
+    this.#gathered();
   }
 
-  #judge(bytes, waitedMs) {
-    const pieces = bytes < LARGE_BYTES ? 1 : QUICK_READS / 2;
-    this.#quick = waitedMs <= QUICK_MS ? this.#quick + pieces : 0;
-    if (this.#quick >= QUICK_READS) this.#readAhead();
+  // A backlog is read ahead from the next read on: there may be none.
+  #judge(bytes, wasQuick) {
+    this.#quick = wasQuick ? this.#quick + 1 : 0;
+    if (this.#quick >= QUICK_READS || bytes >= LARGE_BYTES) this.#gatherMs = GATHER_MS;
+  }
+
+  #follow(bytes, wasQuick) {
+    this.#gatherMs = wasQuick ? Math.min(2 * this.#gatherMs || GATHER_MS, GATHER_MOST_MS) : 0;
+    this.#readBytes += bytes;
+    if (this.#readBytes >= this.#pumpedBytes) this.#caughtUp();
+  }
+
+  #gather() {
+    if (!this.#pumped) this.#readAhead();
+    if (this.#isWhole || this.#readBytes < this.#pumpedBytes) return undefined;
+    return new Promise((act) => {
+      const timer = setTimeout(act, this.#gatherMs);
+      this.#gathered = () => {
+        clearTimeout(timer);
+        act();
+      };
+    });
   }
 
   #readAhead() {
-    this.#isAhead = true;
-    this.#gathers = true;
     this.#reader.releaseLock();
     const [near, far] = this.#body.tee();
     this.#reader = near.getReader({ mode: "byob" });
-    this.#buffer = new ArrayBuffer(AHEAD_BYTES);
+    give(this.#buffer);
+    this.#buffer = take(AHEAD_BYTES);
     const { readable, writable } = new IdentityTransformStream();
     far.pipeTo(writable).catch(() => {});
     // However it ends, whoever reads the other branch is told.
-    this.#pump(readable.getReader({ mode: "byob" })).catch(() => {});
-  }
-
-  #follow(bytes, waitedMs) {
-    this.#gathers = waitedMs <= QUICK_MS;
-    this.#readBytes += bytes;
-    if (this.#caughtUp && this.#readBytes >= this.#caughtUp.bytes) this.#caughtUp.act();
+    this.#pumped = this.#pump(readable.getReader({ mode: "byob" })).catch(() => this.#gathered());
   }
 
   // Pumps a branch, but never further ahead than AHEAD_BYTES and what the runtime holds on the way: a client that does
   // not read stops its upstream.
   async #pump(reader) {
-    let buffer = new ArrayBuffer(AHEAD_BYTES);
-    let pumped = 0;
-    for (;;) {
+    let buffer = take(AHEAD_BYTES);
+    while (!this.#ended) {
       const { done, value } = await reader.readAtLeast(AHEAD_BYTES, new Uint8Array(buffer));
-      if (done || this.#ended) return;
-      buffer = value.buffer;
-      pumped += value.byteLength;
-      if (this.#readBytes < pumped) await new Promise((act) => (this.#caughtUp = { bytes: pumped, act }));
+      // Less comes only at the end.
+      this.#isWhole = done || value.byteLength < AHEAD_BYTES;
+      this.#gathered();
+      if (value) buffer = value.buffer;
+      if (this.#isWhole) break;
+      this.#pumpedBytes += value.byteLength;
+      if (this.#readBytes < this.#pumpedBytes) await new Promise((act) => (this.#caughtUp = act));
     }
+    give(buffer);
   }
 }

@@ -4,39 +4,63 @@ import { trapped } from "./trap.js";
 // What a client is sent while its upstream is silent: a comment, which no client takes for an event.
 const KEEPALIVE = new TextEncoder().encode(": keepalive\n\n");
 
-// The next piece of an upstream: `bytes` is undefined at its end.
-async function nextOf(source, upstream) {
-  try {
-    return { source, upstream, bytes: await upstream.next(), broken: false };
-  } catch {
-    return { source, upstream, bytes: undefined, broken: true };
+// Reads one upstream.
+class Single {
+  source;
+  upstream;
+
+  constructor([[source, upstream]]) {
+    this.source = source;
+    this.upstream = upstream;
+  }
+
+  next() {
+    return this.upstream.next();
   }
 }
 
-// Reads several upstreams at once, each with at most one read under way: a function that resolves to whichever has
-// something first. What has come waits in a queue: a race of promises would remember every piece in those that are slow.
-function merge(upstreams) {
-  const busy = new Set();
-  const pieces = [];
-  let wake = () => {};
-  let taken;
-  const read = async (source, upstream) => {
-    pieces.push(await nextOf(source, upstream));
-    wake();
-  };
-  return async () => {
+// Reads several upstreams at once, each with at most one read under way. What has come waits in a queue: a race of
+// promises would remember every piece in those that are slow.
+class Several {
+  // Whose the last piece was.
+  source;
+  upstream;
+  #upstreams;
+  #busy = new Set();
+  #pieces = [];
+  #wake = () => {};
+
+  constructor(upstreams) {
+    this.#upstreams = upstreams;
+  }
+
+  // The next bytes of whichever has something first: undefined at its end.
+  async next() {
     // Its bytes were good until now.
-    busy.delete(taken);
-    for (const [source, upstream] of upstreams) {
-      if (busy.has(source)) continue;
-      busy.add(source);
-      read(source, upstream);
+    this.#busy.delete(this.source);
+    for (const [source, upstream] of this.#upstreams) {
+      if (this.#busy.has(source)) continue;
+      this.#busy.add(source);
+      this.#read(source, upstream);
     }
-    if (pieces.length === 0) await new Promise((resolve) => (wake = resolve));
-    const piece = pieces.shift();
-    taken = piece.source;
-    return piece;
-  };
+    if (this.#pieces.length === 0) await new Promise((resolve) => (this.#wake = resolve));
+    const { source, upstream, bytes, failure } = this.#pieces.shift();
+    this.source = source;
+    this.upstream = upstream;
+    if (failure) throw failure.error;
+    return bytes;
+  }
+
+  async #read(source, upstream) {
+    const piece = { source, upstream };
+    try {
+      piece.bytes = await upstream.next();
+    } catch (error) {
+      piece.failure = { error };
+    }
+    this.#pieces.push(piece);
+    this.#wake();
+  }
 }
 
 // How silent a stream's upstreams are. `begin` and `end` enclose the times in which the client waits for them: a client
@@ -90,8 +114,7 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
   let live = true;
   let controller;
   const upstreams = new Map(sources.map((upstream, source) => [source, upstream]).filter(([, upstream]) => upstream));
-  const [[source, any]] = upstreams;
-  const next = upstreams.size === 1 ? () => nextOf(source, any) : merge(upstreams);
+  const reading = upstreams.size === 1 ? new Single(upstreams) : new Several(upstreams);
   const watcher = watch(
     { keepaliveMs, firstTokenMs, idleMs },
     {
@@ -133,10 +156,17 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
       async pull() {
         watcher.begin();
         for (;;) {
-          const { source, upstream, bytes, broken } = await next();
+          let bytes;
+          let broken = false;
+          try {
+            bytes = await reading.next();
+          } catch {
+            broken = true;
+          }
           // The client went away while we waited.
           if (!live) return;
           if (broken && visit.isGone) return gone();
+          const { source, upstream } = reading;
           let out;
           try {
             out = bytes === undefined ? transcoder.end(source, broken) : transcoder.push(source, bytes);

@@ -57,8 +57,6 @@ export class Upstream {
   #reading;
   #waiting;
   #piece;
-  // What a read failed with. There is no other after it.
-  #failure;
 
   // `abort` breaks the call off.
   constructor(response, visit, abort) {
@@ -86,12 +84,16 @@ export class Upstream {
     return Number.isFinite(delay) ? Math.max(delay, 0) : undefined;
   }
 
+  // Reads the body, if there is one.
+  get #reader() {
+    const { body } = this.#response;
+    if (body) this.#body ??= new BodyReader(body, this.#abort);
+    return this.#body;
+  }
+
   // The next bytes, or undefined at the end. They are good until the next read: the buffer is one and the same.
   #read() {
-    if (this.#failure) return Promise.reject(this.#failure);
-    if (!this.#response.body) return Promise.resolve();
-    this.#body ??= new BodyReader(this.#response.body, this.#abort);
-    return this.#body.read().catch((error) => this.#thrown(error));
+    return this.#reader?.read() ?? Promise.resolve();
   }
 
   // Resolves when `take` has something; waits at most so long. Whoever does not wait to the end loses nothing.
@@ -103,7 +105,7 @@ export class Upstream {
     };
     const forget = (error) => {
       this.#reading = undefined;
-      throw error;
+      throw this.#visit.isGone ? GONE : error;
     };
     this.#reading ??= this.#read().then(keep, forget);
     // One clock for each read, however often it is asked for: what is asked later waits no longer than what was before.
@@ -119,15 +121,19 @@ export class Upstream {
   }
 
   // The next bytes, or undefined at the end.
-  async next() {
-    if (!this.#piece && !this.#reading) return this.#read();
-    if (!this.#piece) await this.#reading;
-    return this.take();
+  next() {
+    if (this.#piece) return Promise.resolve(this.take());
+    if (this.#reading) return this.#reading.then(() => this.take());
+    return this.#read();
   }
 
   // All bytes, if they are at most `limit` and come in time.
   readAll(limit, waitMs) {
-    const all = readToEnd(this.#response, limit).catch((error) => this.#thrown(error));
+    const all = readToEnd(this.#response, limit).catch((error) => {
+      // As in BodyReader.
+      void error?.stack;
+      throw this.#visit.isGone ? GONE : error;
+    });
     return this.#within(waitMs, all).catch((error) => {
       if (error === TIMEOUT) this.#abort();
       throw error;
@@ -142,21 +148,14 @@ export class Upstream {
     });
   }
 
-  #thrown(error) {
-    // The runtime never lets go of what a body broke off with, nor that of the functions that were waiting for it, and so
-    // of all that the request held, until its stack has been made text.
-    void error?.stack;
-    this.#failure = this.#visit.isGone ? GONE : error;
-    throw this.#failure;
-  }
-
   // The upstream has said all: what may still come is its transport's end mark, after which the connection can serve
   // again. One that does not end is broken off.
   release() {
     const drain = async () => {
       const timer = setTimeout(() => this.cancel(), DRAIN_MS);
       try {
-        while ((await this.next()) !== undefined);
+        await this.#reading;
+        await this.#reader?.drain();
       } catch {
         // It broke, which is an end too.
       } finally {

@@ -9,6 +9,7 @@ import { chunksOf } from "./harness/sse.mjs";
 import { eventually, latch } from "./harness/wait.mjs";
 
 const WORDS = Array.from({ length: 3000 }, (_, i) => ` w${i}`);
+const OTHERS = ["a", "b", "c", "d"];
 const one = (text) => events(textChunk(text));
 const END = events(textChunk("", "stop"), "[DONE]");
 const textOf = (body) => chunksOf(body).map(({ choices }) => choices[0]?.text ?? "").join("");
@@ -21,6 +22,7 @@ suite("a backlog", () => {
     gateway = await startGateway({
       scripts: {
         burst: pieces([...WORDS.map(one), END]),
+        ...Object.fromEntries(OTHERS.map((other) => [other, pieces([...WORDS.map((word) => one(word + other)), END])])),
         halves: pieces([...WORDS.flatMap((word) => [one(word).slice(0, 40), one(word).slice(40)]), END]),
         "burst, then slow": pieces([...WORDS.map(one), () => slow.opened, one(" late"), END]),
         "burst, then reset": pieces([...WORDS.map(one), async (exchange) => {
@@ -45,6 +47,13 @@ suite("a backlog", () => {
       }
     });
   }
+
+  test("none of it shows in another stream, at the same time or after", async () => {
+    for (let round = 0; round < 3; round += 1) {
+      const bodies = await Promise.all(OTHERS.map(async (other) => (await start(other).response).text()));
+      bodies.forEach((body, index) => assert.equal(textOf(body), WORDS.map((word) => word + OTHERS[index]).join("")));
+    }
+  });
 
   test("several events go out in one piece of the transfer coding", async () => {
     const pieceLengths = [];
