@@ -8,6 +8,7 @@ mod bucket;
 mod call;
 mod desk;
 mod headers;
+mod key;
 mod lease;
 mod ledger;
 mod limits;
