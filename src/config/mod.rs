@@ -356,6 +356,7 @@ mod tests {
             let field = format!("\"U_KEY\", \"capabilities\": {{{override_}}}");
             check_refused("\"U_KEY\"", &field, reason);
         }
+        check_refused("\"targets\"", "\"gather_ms\": 1001, \"targets\"", "models.m.gather_ms: expected at most 1000");
         check_refused("\"targets\"", "\"body\": {\"stream\": true}, \"targets\"", "models.m.body.stream: this field");
         check_refused("\"llama\"", "\"llama\", \"weight\": 0", "models.m.targets[0].weight: expected 1 to 1000");
         check_refused("\"llama\"", "\"\"", "models.m.targets[0].model");

@@ -19,6 +19,8 @@ pub struct Model {
     pub default_max_tokens: u32,
     /// The format of chunks, where neither the request nor the key says one.
     pub chunk_format: Option<ChunkFormat>,
+    /// For so many milliseconds what a stream says after its first text gathers, to go out at once. 0 for never.
+    pub gather_ms: u32,
     /// A system message for chat upstreams.
     pub system: Option<String>,
     /// Headers that calls for this model have besides the dialect's own; names in lower case.
@@ -51,6 +53,7 @@ impl Read<'_> for Model {
             targets: fields.required("targets", Vec::new()),
             default_max_tokens: fields.or("default_max_tokens", 16),
             chunk_format: fields.optional("chunk_format"),
+            gather_ms: fields.or("gather_ms", 0),
             system: fields.optional("system"),
             headers: fields.or("headers", BTreeMap::new()),
             body: fields.or("body", serde_json::Map::new()),
@@ -82,6 +85,9 @@ impl Model {
         }
         if self.default_max_tokens == 0 {
             return Err("default_max_tokens: expected at least 1".to_owned());
+        }
+        if self.gather_ms > MAX_GATHER_MS {
+            return Err(format!("gather_ms: expected at most {MAX_GATHER_MS}, but got {}", self.gather_ms));
         }
         for (header, value) in &self.headers {
             check_header(header, value).map_err(|why| format!("headers.{header}: {why}"))?;
@@ -119,6 +125,9 @@ impl Target {
         Ok(())
     }
 }
+
+/// More would look like an upstream that hangs.
+const MAX_GATHER_MS: u32 = 1000;
 
 /// The largest weight of a target.
 const MAX_WEIGHT: u32 = 1000;

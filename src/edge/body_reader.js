@@ -39,8 +39,10 @@ export class BodyReader {
   #quick = 0;
   // What pumps the other branch, once what comes is read ahead.
   #pumped;
-  // How long what comes next gathers, and what ends that sooner: that the pumped branch has a buffer full, or all.
+  // How long what comes next gathers, backlog or not, and what ends that sooner: that the pumped branch has a buffer full,
+  // or all.
   #gatherMs = 0;
+  #leastMs = 0;
   #gathered = () => {};
   #isWhole = false;
   // How much of either branch has been read since, and what tells the pumped one that it may go on.
@@ -85,6 +87,12 @@ export class BodyReader {
     return value;
   }
 
+  // From now on what comes gathers for so long, backlog or not.
+  gather(ms) {
+    this.#leastMs = ms;
+    this.#gatherMs = Math.max(this.#gatherMs, ms);
+  }
+
   // Reads all that is left, which nobody wants.
   async drain() {
     this.#gatherMs = 0;
@@ -107,11 +115,12 @@ export class BodyReader {
   // A backlog is read ahead from the next read on: there may be none.
   #judge(bytes, wasQuick) {
     this.#quick = wasQuick ? this.#quick + 1 : 0;
-    if (this.#quick >= QUICK_READS || bytes >= LARGE_BYTES) this.#gatherMs = GATHER_MS;
+    if (this.#quick >= QUICK_READS || bytes >= LARGE_BYTES) this.#gatherMs = Math.max(GATHER_MS, this.#leastMs);
   }
 
   #follow(bytes, wasQuick) {
-    this.#gatherMs = wasQuick ? Math.min(2 * this.#gatherMs || GATHER_MS, GATHER_MOST_MS) : 0;
+    const gatherMs = wasQuick ? Math.min(2 * this.#gatherMs || GATHER_MS, GATHER_MOST_MS) : 0;
+    this.#gatherMs = Math.max(gatherMs, this.#leastMs);
     this.#readBytes += bytes;
     if (this.#readBytes >= this.#pumpedBytes) this.#caughtUp();
   }

@@ -76,9 +76,7 @@ extern "C" {
         first: js_sys::Uint8Array,
         sources: js_sys::Array,
         transcoder: Pump,
-        keepalive_ms: u32,
-        first_token_ms: u32,
-        idle_ms: u32,
+        times: &[u32],
     );
 
     #[wasm_bindgen(method, js_name = callUpstream)]

@@ -90,12 +90,13 @@ fn answer(reply: Reply<Upstream>, visit: &Visit) {
         ReplyBody::Bytes(body) => visit.answer(status, &headers, Some(&String::from_utf8_lossy(&body))),
         ReplyBody::Chunks(chunks) => visit.answer_chunks(status, &headers, bytes(&chunks)),
         ReplyBody::Stream(stream) => {
-            let StreamBody { first, upstreams, transcoder, closing, patience } = *stream;
+            let StreamBody { first, upstreams, transcoder, closing, patience, gather_ms } = *stream;
             let Patience { keepalive_ms, first_token_ms, idle_ms } = patience;
+            let times = [keepalive_ms, first_token_ms, idle_ms, gather_ms];
             let pump = Pump::new(transcoder, closing, visit.clone());
             let sources = upstreams.into_iter().map(|upstream| upstream.map_or(JsValue::NULL, Upstream::into_js));
             let sources = sources.collect();
-            visit.answer_stream(status, &headers, bytes(&first), sources, pump, keepalive_ms, first_token_ms, idle_ms);
+            visit.answer_stream(status, &headers, bytes(&first), sources, pump, &times);
         }
     }
 }

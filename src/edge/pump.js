@@ -106,11 +106,11 @@ function watch({ keepaliveMs, firstTokenMs, idleMs }, { sources, keepalive, expi
 }
 
 // The pump: one call into the transcoder for each piece of an upstream's body, when the client wants more, and not
-// before. A piece that completes no chunk is followed by the next; nothing is gathered, nothing is held back. However
-// the stream ends, the transcoder is told, and `release` is called, once.
+// before. A piece that completes no chunk is followed by the next; nothing is held back, unless for `gatherMs` once there
+// was text. However the stream ends, the transcoder is told, and `release` is called, once.
 //
 // `sources` holds what is left of each of the transcoder's sources, null where nothing is.
-export function pump(first, sources, transcoder, visit, release, { keepaliveMs, firstTokenMs, idleMs }) {
+export function pump(first, sources, transcoder, visit, release, { keepaliveMs, firstTokenMs, idleMs, gatherMs }) {
   let live = true;
   let controller;
   const upstreams = new Map(sources.map((upstream, source) => [source, upstream]).filter(([, upstream]) => upstream));
@@ -128,7 +128,11 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
       },
     },
   );
-  for (const source of upstreams.keys()) if (transcoder.begun(source)) watcher.hear(source, true);
+  for (const [source, upstream] of upstreams) {
+    if (!transcoder.begun(source)) continue;
+    watcher.hear(source, true);
+    upstream.gather(gatherMs);
+  }
   const stop = () => {
     live = false;
     watcher.stop();
@@ -181,7 +185,10 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
           }
           const hasText = out.byteLength > 0;
           if (hasText || transcoder.heard) watcher.hear(source, hasText);
-          if (hasText) controller.enqueue(out);
+          if (hasText) {
+            controller.enqueue(out);
+            upstream.gather(gatherMs);
+          }
           const { over } = transcoder;
           if (over || upstreams.size > 1) {
             // 0: it has more to say, 1: it has said all, 2: nobody wants what it would say.

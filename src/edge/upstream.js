@@ -96,6 +96,11 @@ export class Upstream {
     return this.#reader?.read() ?? Promise.resolve();
   }
 
+  // What comes from now on gathers for so long, to be read at once.
+  gather(ms) {
+    this.#reader?.gather(ms);
+  }
+
   // Resolves when `take` has something; waits at most so long. Whoever does not wait to the end loses nothing.
   ready(waitMs) {
     if (this.#piece) return Promise.resolve();

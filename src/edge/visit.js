@@ -242,9 +242,9 @@ export class Visit {
   }
 
   // A stream: what is left of each of the transcoder's sources (null where nothing is) through `transcoder`, after
-  // `first`. The times are those of the gateway's `Patience`.
-  answerStream(status, headers, first, sources, transcoder, keepaliveMs, firstTokenMs, idleMs) {
-    const body = pump(first, sources, transcoder, this, this.#end, { keepaliveMs, firstTokenMs, idleMs });
+  // `first`. The times are those of the gateway's `Patience`, and for how long what comes gathers, in milliseconds.
+  answerStream(status, headers, first, sources, transcoder, [keepaliveMs, firstTokenMs, idleMs, gatherMs]) {
+    const body = pump(first, sources, transcoder, this, this.#end, { keepaliveMs, firstTokenMs, idleMs, gatherMs });
     this.#respond(new Response(body, { status, headers: record(headers) }));
   }
 

@@ -191,7 +191,8 @@ impl<'a> Attempts<'a> {
                 first_token_ms: upstream.first_token_timeout_ms,
                 idle_ms: upstream.idle_timeout_ms,
             };
-            let (reply, outcome) = begin(platform, name, transcoder, parts, patience).await?;
+            let begun = begin(platform, name, transcoder, parts, patience, self.model.gather_ms);
+            let (reply, outcome) = begun.await?;
             return Ok(Answered { reply, outcome, headers_ms });
         }
         // A call that was not to stream is answered whole, or not at all.
@@ -330,6 +331,7 @@ async fn begin<P: Platform>(
     mut transcoder: Transcoder,
     parts: Vec<Part<P::Body>>,
     mut patience: Patience,
+    gather_ms: u32,
 ) -> Result<(Reply<P::Body>, Option<Outcome>), Failed> {
     let mut first = Vec::new();
     let mut upstreams: Vec<Option<P::Body>> = Vec::with_capacity(parts.len());
@@ -374,7 +376,7 @@ async fn begin<P: Platform>(
     }
     let_go(&transcoder, &mut upstreams);
     if !transcoder.is_over() {
-        let body = StreamBody { first, upstreams, transcoder, closing: Closing::default(), patience };
+        let body = StreamBody { first, upstreams, transcoder, closing: Closing::default(), patience, gather_ms };
         return Ok((Reply::stream(ReplyBody::Stream(Box::new(body))), None));
     }
     let outcome = transcoder.outcome();

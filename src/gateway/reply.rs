@@ -47,6 +47,8 @@ pub struct StreamBody<B> {
     pub closing: Closing,
     /// How long the upstreams may be silent.
     pub patience: Patience,
+    /// For how long what comes after the first text gathers, in milliseconds; 0 where it goes out as it comes.
+    pub gather_ms: u32,
 }
 
 /// How long the upstreams of a stream may be silent, in milliseconds. It is their silence only while the client waits.
