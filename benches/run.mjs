@@ -45,7 +45,7 @@ async function startSystems(run, workloads) {
 
 /** Every system must say the same. */
 async function compareAnswers(run, workloads, systems) {
-  for (const workload of workloads.filter(({ script, says }) => script !== "paced" && script !== "short" && !says)) {
+  for (const workload of workloads.filter(({ isPaced, script, says }) => !isPaced && script !== "short" && !says)) {
     for (const name of workload.systems) {
       const text = await ask(run, systems.get(name), workload);
       const words = text.split(" ");
@@ -83,7 +83,7 @@ async function main(run) {
 
   const systems = await startSystems(run, workloads);
   await compareAnswers(run, workloads, systems);
-  for (const workload of workloads.filter(({ script }) => script !== "paced")) {
+  for (const workload of workloads.filter(({ isPaced }) => !isPaced)) {
     for (const name of workload.systems) await load(run, systems.get(name), workload, Math.min(1, settings.seconds));
   }
   say("answers are right, everything is warm");

@@ -92,6 +92,7 @@ const PANELS = [
   ["burst-one", "Streams of 200 events, 1 a write", "streams/s, of pass-through", field("perSecond"), "pass-through"],
   ["burst-many", "Streams of 200 events, 16 a write", "streams/s, of pass-through", field("perSecond"), "pass-through"],
   ["paced-150", "150 streams at a human pace", "CPU an event, of pull-identity; less is better", field("steadyCpuMicrosAnEvent"), "pull-identity"],
+  ["gathering", "32 streams, an event every 5 ms", "CPU an event, of no gathering; less is better", field("steadyCpuMicrosAnEvent"), "gateway"],
   ["paced-32", "32 streams at a human pace", "median lag, of pass-through; less is better", field("lag_p50_ms"), "pass-through"],
 ];
 const COLUMN = WIDTH / 2;

@@ -14,7 +14,10 @@ const WORKERD = createRequire(import.meta.url)("workerd").default;
 export const LOAD = path.join(TOOLS, "load");
 
 /** Ways in which the upstream writes: each is a route of the upstream, and a model of our Worker. */
-export const SCRIPTS = ["one", "many", "paced", "short"];
+export const SCRIPTS = ["one", "many", "paced", "brisk", "short"];
+
+/** For how long tokens gather in the systems that show what that brings, in milliseconds. */
+export const GATHERED = [10, 20, 50, 100];
 
 const byScript = (workload) => `/${workload.script}/v1/completions`;
 
@@ -37,6 +40,7 @@ export const SYSTEMS = {
   gateway: gateway({}),
   "gateway-no-slices": gateway({ quota: { slice_ms: 0 } }),
   "gateway-quota-off": gateway({ quota: { enabled: false } }),
+  ...Object.fromEntries(GATHERED.map((ms) => [`gateway-gather-${ms}`, gateway({ model: { gather_ms: ms } })])),
   // Another build of the Worker, where BENCH_OTHER_BUILD names its folder: two builds side by side.
   ...(process.env.BENCH_OTHER_BUILD && { "gateway-other-build": gateway({}, path.resolve(process.env.BENCH_OTHER_BUILD)) }),
   portkey: { start: startPortkey },

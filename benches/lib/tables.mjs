@@ -38,15 +38,16 @@ const rate = (what, than) => [
 ];
 
 /** The columns that a workload's figures deserve. */
-function columns({ name, script, stream }) {
+function columns({ name, isPaced, stream }) {
   if (name === "ledger") {
     return [...rate("pairs/s", "empty-object"), own("CPU µs a pair", field("cpuMicros"), whole), ...added("pair", "whole", "empty-object")];
   }
-  if (script === "paced") {
+  if (isPaced) {
     return [
       own("events/s", field("eventsPerSecond"), whole),
       own("CPU µs an event", field("steadyCpuMicrosAnEvent"), digits(1)),
       beside("of pull-identity", field("steadyCpuMicrosAnEvent"), "pull-identity", over, digits(2)),
+      ...(name === "gathering" ? [beside("of gateway", field("steadyCpuMicrosAnEvent"), "gateway", over, digits(2))] : []),
       own("CPU ms a stream-second", field("steadyCpuMillisAStreamSecond"), digits(2)),
       own("whole streams: CPU µs an event", field("cpuMicrosAnEvent"), digits(1)),
       own("lag p50 ms", field("lag_p50_ms"), digits(2)),

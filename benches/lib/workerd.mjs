@@ -27,8 +27,8 @@ const LIMITS = {
 };
 
 /** The records that our Worker finds in KV: one tenant, one key, and for each way in which the upstream writes a model.
- *  `settings` are what the configuration says besides. */
-export function records(upstreamPort, key, scripts, settings) {
+ *  `model` is what each model says besides, `settings` what the configuration does. */
+export function records(upstreamPort, key, scripts, { model, ...settings }) {
   const hash = createHash("sha256").update(key).digest("hex");
   const upstream = (script) => ({ dialect: "openai-completions", base_url: `http://127.0.0.1:${upstreamPort}/${script}/v1` });
   const each = (make) => Object.fromEntries(scripts.map((script) => [script, make(script)]));
@@ -36,7 +36,7 @@ export function records(upstreamPort, key, scripts, settings) {
     config: {
       version: 1,
       upstreams: each(upstream),
-      models: each((script) => ({ targets: [{ upstream: script, model: "scripted" }] })),
+      models: each((script) => ({ targets: [{ upstream: script, model: "scripted" }], ...model })),
       ...settings,
     },
     "tenant:bench": { version: 1, name: "Bench", status: "active", models: null, limits: LIMITS },

@@ -1,5 +1,6 @@
 // What is done to each system: the load, and who gets it. benches/README.md says what each is to show.
 import { settings } from "./settings.mjs";
+import { GATHERED } from "./systems.mjs";
 
 // Text events of a stream and its finish event, as benches/tools/src/script.rs writes them.
 const EVENTS = 201;
@@ -14,6 +15,7 @@ const paced = (connections, systems, more) => ({
   name: `paced-${connections}`,
   title: `${connections} open streams, an event every 20 ms`,
   script: "paced",
+  isPaced: true,
   stream: true,
   events: EVENTS,
   connections,
@@ -40,6 +42,14 @@ export const WORKLOADS = [
   paced(32, ["straight", ...WORKERS.filter((name) => name !== "gateway-quota-off")]),
   paced(150, ["pass-through", "pull-identity", "js-rewriter", "gateway", "gateway-other-build"]),
   paced(500, ["straight", "pass-through", "pull-identity", "gateway", "gateway-other-build"], HELD),
+  {
+    ...paced(32, ["gateway", ...GATHERED.map((ms) => `gateway-gather-${ms}`)]),
+    name: "gathering",
+    title: "32 open streams, an event every 5 ms, which gather for so many ms (`gather_ms`)",
+    script: "brisk",
+    // These streams take a second.
+    ramp: 0.3,
+  },
   { name: "ledger", title: "the ledger alone: two calls to one object, 16 connections", says: "settled", script: "one", connections: 16, systems: ["empty-object", "ledger"] },
 ];
 

@@ -17,6 +17,8 @@ const USAGE: &str = r#"{"prompt_tokens":6,"completion_tokens":200,"total_tokens"
 const HUMAN_PACE: Duration = Duration::from_millis(20);
 
 /// A short stream, for many first tokens in a second, with pauses in which nothing else is going on.
+/// Faster than anybody reads: 200 tokens a second.
+const BRISK_PACE: Duration = Duration::from_millis(5);
 const SHORT_EVENTS: usize = 4;
 const SHORT_PACE: Duration = Duration::from_millis(5);
 
@@ -27,6 +29,7 @@ pub struct Script {
     one_a_write: Streams,
     many_a_write: Streams,
     paced: Streams,
+    brisk: Streams,
     short: Streams,
 }
 
@@ -58,6 +61,7 @@ impl Script {
             one_a_write: burst(1),
             many_a_write: burst(EVENTS_OF_A_BIG_WRITE),
             paced: Streams::new(TEXT_EVENTS, 1, HUMAN_PACE),
+            brisk: Streams::new(TEXT_EVENTS, 1, BRISK_PACE),
             short: Streams::new(SHORT_EVENTS, 1, SHORT_PACE),
         }
     }
@@ -72,6 +76,7 @@ impl Script {
             "/one/v1/completions" => &self.one_a_write,
             "/many/v1/completions" => &self.many_a_write,
             "/paced/v1/completions" => &self.paced,
+            "/brisk/v1/completions" => &self.brisk,
             "/short/v1/completions" => &self.short,
             _ => return None,
         };
@@ -182,7 +187,7 @@ mod tests {
         let script = Script::new();
         let plain = r#"{"stream":true}"#;
         let usage = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
-        for (path, events) in [("one", 201), ("many", 201), ("paced", 201), ("short", 5)] {
+        for (path, events) in [("one", 201), ("many", 201), ("paced", 201), ("brisk", 201), ("short", 5)] {
             let path = format!("/{path}/v1/completions");
             holds(answer(&script, &path, "{}"), &Expected::Completion);
             holds(answer(&script, &path, plain), &Expected::Stream { events });
