@@ -93,6 +93,8 @@ export function tellLog(env, line, isLogged) {
 // Deadlines of one request over one timer of the runtime: setting a timer costs more than most of what a request does,
 // and nearly every deadline is over long before it is due.
 class Clock {
+  // At most so long: deadlines that are farther off than that are not worth a timer each.
+  static #LONGEST_MS = 10_000;
   #deadlines = new Set();
   #timer;
   #dueMs = Infinity;
@@ -113,10 +115,12 @@ class Clock {
 
   // A timer that rings too early is as good: it looks for what is due, and is set again.
   #arm(atMs) {
-    if (atMs >= this.#dueMs) return;
+    const now = Date.now();
+    const dueMs = Math.min(atMs, now + Clock.#LONGEST_MS);
+    if (dueMs >= this.#dueMs) return;
     clearTimeout(this.#timer);
-    this.#dueMs = atMs;
-    this.#timer = setTimeout(() => this.#ring(), Math.max(atMs - Date.now(), 0));
+    this.#dueMs = dueMs;
+    this.#timer = setTimeout(() => this.#ring(), Math.max(dueMs - now, 0));
   }
 
   #ring() {
