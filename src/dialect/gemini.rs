@@ -103,7 +103,7 @@ impl Dialect for Gemini {
             if unwrapped(raw).field("error").is_present() {
                 return Err(fault(0, body));
             }
-            let [candidates, usage, feedback] = raw.fields(FIELDS);
+            let [_, candidates, usage, feedback] = raw.fields(FIELDS);
             let choices: Vec<Choice> = candidates
                 .items()
                 .into_iter()
@@ -128,7 +128,7 @@ impl Dialect for Gemini {
 }
 
 /// The fields of an answer and of an event, which are the same.
-const FIELDS: [&str; 3] = ["candidates", "usageMetadata", "promptFeedback"];
+const FIELDS: [&str; 4] = ["error", "candidates", "usageMetadata", "promptFeedback"];
 
 /// The object of an error, which may come inside an array; an answer that does is a stream of another kind.
 fn unwrapped(raw: Raw<'_>) -> Raw<'_> {
@@ -168,13 +168,13 @@ struct Decoder {
 impl StreamDecoder for Decoder {
     fn frame(&mut self, frame: Frame<'_>, events: &mut dyn FnMut(Event<'_>)) {
         read_frame(frame, events, |raw, events| {
-            if unwrapped(raw).field("error").is_present() {
+            let [error, candidates, usage, feedback] = unwrapped(raw).fields(FIELDS);
+            if error.is_present() {
                 return events(Event::Failed(fault(0, frame.data)));
             }
             if !raw.is_object() {
                 return events(Event::Malformed);
             }
-            let [candidates, usage, feedback] = raw.fields(FIELDS);
             events(Event::Usage(self.tokens.take(usage)));
             if let Some(fault) = blocked(feedback) {
                 return events(Event::Failed(fault));
