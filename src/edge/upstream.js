@@ -114,7 +114,7 @@ export class Upstream {
     };
     this.#reading ??= this.#read().then(keep, forget);
     // One clock for each read, however often it is asked for: what is asked later waits no longer than what was before.
-    this.#waiting ??= this.#within(waitMs, this.#reading).finally(() => (this.#waiting = undefined));
+    this.#waiting ??= this.#visit.within(waitMs, this.#reading).finally(() => (this.#waiting = undefined));
     return this.#waiting;
   }
 
@@ -139,17 +139,9 @@ export class Upstream {
       void error?.stack;
       throw this.#visit.isGone ? GONE : error;
     });
-    return this.#within(waitMs, all).catch((error) => {
+    return this.#visit.within(waitMs, all).catch((error) => {
       if (error === TIMEOUT) this.#abort();
       throw error;
-    });
-  }
-
-  // The same promise, but it is waited for at most so long.
-  #within(ms, promise) {
-    return new Promise((resolve, reject) => {
-      const inTime = this.#visit.after(ms, () => reject(TIMEOUT));
-      promise.then(resolve, reject).finally(inTime);
     });
   }
 

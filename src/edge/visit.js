@@ -53,11 +53,16 @@ export function tellLedger(env, ctx, tenant, call) {
   ctx.waitUntil(tell());
 }
 
-// Asks the ledger of a tenant; resolves to its reply as text.
-async function askLedger(env, tenant, call, timeoutMs) {
+// Calls the ledger of a tenant; resolves to its reply as text.
+async function callLedger(env, tenant, call) {
   const namespace = env.LEDGER;
   if (!namespace) throw "there is no binding LEDGER";
-  const asked = namespace.get(namespace.idFromName(tenant)).ask(call);
+  return namespace.get(namespace.idFromName(tenant)).ask(call);
+}
+
+// The same, but it is waited for at most so long.
+async function askLedger(env, tenant, call, timeoutMs) {
+  const asked = callLedger(env, tenant, call);
   let timer;
   const late = new Promise((_, reject) => {
     timer = setTimeout(() => reject(TIMEOUT), timeoutMs);
@@ -190,6 +195,14 @@ export class Visit {
 
   after(ms, act) {
     return this.#clock.after(ms, act);
+  }
+
+  // The same promise, but it is waited for at most so long.
+  within(ms, promise) {
+    return new Promise((resolve, reject) => {
+      const inTime = this.#clock.after(ms, () => reject(TIMEOUT));
+      promise.then(resolve, reject).finally(inTime);
+    });
   }
 
   waitUntil(promise) {
@@ -365,7 +378,7 @@ export class Visit {
   }
 
   askLedger(wait, tenant, call, timeoutMs) {
-    this.#runner.tell(wait, askLedger(this.#env, tenant, call, timeoutMs));
+    this.#runner.tell(wait, this.within(timeoutMs, callLedger(this.#env, tenant, call)));
   }
 
   tellLedger(tenant, call) {
