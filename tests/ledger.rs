@@ -71,7 +71,7 @@ fn ask(lease: &str, tokens: u64) -> Reserve {
 const ADMITTED: Decision = Decision::Admitted { spare: 0 };
 
 fn used(lease: &str, prompt_tokens: u64, completion_tokens: u64) -> Settle {
-    Settle { lease: lease.to_owned(), prompt_tokens, completion_tokens, estimated: false, failed: false }
+    Settle { lease: lease.to_owned(), prompt_tokens, completion_tokens, estimated: false, failed: false, unmade: false }
 }
 
 /// A ledger of one tenant with limits, that is asked with the key `a`.

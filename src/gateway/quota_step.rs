@@ -64,6 +64,7 @@ impl Settlement {
             completion_tokens: usage.completion_tokens,
             estimated: !reported,
             failed: false,
+            unmade: false,
         }
     }
 
@@ -77,6 +78,11 @@ impl Settlement {
     #[must_use]
     pub fn of_nothing(&self) -> Settle {
         Settle { failed: true, ..self.of_usage(Usage::default(), true) }
+    }
+
+    /// What the ledger is told of a request that it may have promised, and that was not made by that promise.
+    fn of_no_request(&self) -> Settle {
+        Settle { unmade: true, ..self.of_nothing() }
     }
 }
 
@@ -119,8 +125,8 @@ pub(super) async fn reserve<P: Platform>(
         model: &request.model,
         tokens: reserve.prompt_tokens.saturating_add(reserve.completion_tokens),
         limits: [reserve.tenant_limits, reserve.key_limits],
-        // So that nothing is spent of a promise that is not renewed in time.
-        slice_ms: u64::from(quota.slice_ms.min(quota.lease_ms / 2)),
+        // So that nothing is spent of a promise that is not renewed in time, nor told of after its end.
+        slice_ms: u64::from(quota.slice_ms.min(quota.lease_ms / 4)),
     };
     let settlement = |spent: Option<Spent>| Settlement {
         tenant: tenant.clone(),
@@ -169,11 +175,11 @@ pub(super) async fn reserve<P: Platform>(
     platform.warn(&format!("the ledger of tenant `{tenant}` did not answer: {why}"));
     let now_ms = platform.now_ms();
     let spent = slices.borrow_mut().undecided(&ask, &asking, now_ms);
-    // It may have been reserved all the same, and just not been said in time. Then it has to be settled: with nothing
-    // if this is not what the request is spent from, else with what it will have used.
+    // It may have been reserved all the same, and just not been said in time. Then it has to be settled: as if it had
+    // never been made if this is not what the request is spent from, else with what it will have used.
     let unheard = settlement(None);
     if spent.is_some() {
-        platform.settle_later(tenant, unheard.of_nothing());
+        platform.settle_later(tenant, unheard.of_no_request());
         *standings = slices.borrow().standings(tenant, id, now_ms);
         return admitted(spent);
     }
@@ -181,10 +187,13 @@ pub(super) async fn reserve<P: Platform>(
     *standings = Some(Vec::new());
     match quota.on_failure {
         OnFailure::Deny => {
-            platform.settle_later(tenant, unheard.of_nothing());
+            platform.settle_later(tenant, unheard.of_no_request());
             Err(ApiError::quota_unavailable())
         }
-        OnFailure::Allow => Ok(Some(unheard)),
+        OnFailure::Allow => {
+            platform.keep_renewed(&unheard);
+            Ok(Some(unheard))
+        }
     }
 }
 

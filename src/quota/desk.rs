@@ -4,6 +4,8 @@
 //! in turn, so that nothing has to be deleted, and every [`JOURNAL_SLOTS`] / 2 entries the whole state is written
 //! once. A refusal writes nothing; a burst of them is counted in one write some seconds later.
 
+use std::collections::VecDeque;
+
 use super::call::{Call, Expect, Record, Refusal, Reply, UsageRow};
 use super::ledger::Ledger;
 use super::operation::{Decision, Entry, Report, Reserve};
@@ -14,6 +16,9 @@ pub const JOURNAL_SLOTS: u64 = 256;
 const REFUSALS_MS: u64 = 10_000;
 /// KV takes one write a second for each of its keys.
 const KV_WRITE_MS: u64 = 1000;
+/// How long, and of how many promises, it is remembered that they were settled before they were asked for.
+const OVERTAKEN_MS: u64 = 60_000;
+const MOST_OVERTAKEN: usize = 256;
 
 /// An entry as the journal holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +71,9 @@ pub struct Desk<S> {
     /// The last entry in the last snapshot.
     snapshot_seq: u64,
     has_unsaved_refusals: bool,
+    /// Promises that were settled before they were asked for, and when: whoever asked has stopped waiting, and one call may
+    /// overtake another. It is in memory alone; after a restart such a promise would be held until its lease ends.
+    overtaken: VecDeque<(String, u64)>,
 }
 
 impl<S: Store> Desk<S> {
@@ -77,7 +85,7 @@ impl<S: Store> Desk<S> {
             ledger.apply(&written.entry, written.now_ms);
             seq = written.seq;
         }
-        Ok(Self { store, ledger, seq, snapshot_seq, has_unsaved_refusals: false })
+        Ok(Self { store, ledger, seq, snapshot_seq, has_unsaved_refusals: false, overtaken: VecDeque::new() })
     }
 
     /// Answers a call. An error is the store's: the caller does not know whether it has happened, may ask again, and the
@@ -98,6 +106,9 @@ impl<S: Store> Desk<S> {
             Call::Settle(settle) => {
                 if self.ledger.settle(&settle, now_ms) {
                     self.write(Entry::Settle(settle), now_ms)?;
+                } else {
+                    self.overtaken.truncate(MOST_OVERTAKEN - 1);
+                    self.overtaken.push_front((settle.lease, now_ms));
                 }
                 Ok(Reply::Done)
             }
@@ -155,6 +166,11 @@ impl<S: Store> Desk<S> {
     }
 
     fn reserve(&mut self, request: Reserve, now_ms: u64) -> Result<Reply, String> {
+        let is_late =
+            |(lease, at_ms): &(String, u64)| *lease == request.lease && now_ms.saturating_sub(*at_ms) < OVERTAKEN_MS;
+        if self.overtaken.iter().any(is_late) {
+            return Ok(Reply::Done);
+        }
         let limits = (request.tenant_limits, request.key_limits);
         let (key, known) = (request.key.clone(), self.ledger.holds(&request.lease));
         let (refusal, spare) = match self.ledger.reserve(&request, now_ms) {

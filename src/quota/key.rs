@@ -77,6 +77,9 @@ impl Key {
     }
 
     pub(super) fn spend(&mut self, ask: &Ask<'_>, after_all: bool, now_ms: u64) -> Option<Spent> {
+        if self.is_revoked {
+            return None;
+        }
         let mut fitting = self.live_mut(now_ms).iter_mut().filter(|slice| slice.limits == ask.limits);
         let slice = fitting.find_map(|slice| slice.spend(ask.model, ask.tokens, after_all).then_some(slice))?;
         Some(ask.spent(&slice.lease))

@@ -114,10 +114,12 @@ impl Ledger {
             estimate,
             actual: settle.prompt_tokens.saturating_add(settle.completion_tokens),
             requests,
-            unspent_requests: requests.saturating_sub(1),
+            unspent_requests: requests.saturating_sub(u64::from(!settle.unmade)),
         };
         self.charge(&lease, &known, now_ms);
-        self.count(lease.reserved_ms, &lease.key, &lease.model, |counts| counts.end(settle));
+        if !settle.unmade {
+            self.count(lease.reserved_ms, &lease.key, &lease.model, |counts| counts.end(settle));
+        }
         true
     }
 

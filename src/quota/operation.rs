@@ -59,6 +59,9 @@ pub struct Settle {
     /// Whether the request failed.
     #[serde(default)]
     pub failed: bool,
+    /// Whether there was no such request after all: it was promised, and nobody heard of that in time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmade: bool,
 }
 
 /// What became of a slice so far. All of it is totals since the slice was reserved, so that of several reports the last

@@ -75,11 +75,16 @@ impl Slice {
         true
     }
 
-    /// A request that was spent of it, or that asked for it, has ended.
+    /// A request that was spent of it, or that asked for it, has ended. What it used beyond its estimate is no longer
+    /// there to be spent.
     pub(super) fn settle(&mut self, model: &str, tokens: u64, settle: &Settle, now_ms: u64) {
+        let used = settle.prompt_tokens.saturating_add(settle.completion_tokens);
+        let beyond = used.saturating_sub(tokens).min(self.unspent_tokens);
+        self.unspent_tokens = self.unspent_tokens.saturating_sub(beyond);
         self.running = self.running.saturating_sub(1);
         self.totals.usage.entry(model.to_owned()).or_default().end(settle);
-        self.totals.estimated_tokens = self.totals.estimated_tokens.saturating_add(tokens);
+        let estimated_tokens = tokens.saturating_add(beyond);
+        self.totals.estimated_tokens = self.totals.estimated_tokens.saturating_add(estimated_tokens);
         self.changed(now_ms.saturating_add(self.patience_ms));
     }
 

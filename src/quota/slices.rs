@@ -3,7 +3,7 @@
 //! A tenant that sends a request now and then has none, and asks its ledger each time. One that is busy reserves more than
 //! the one request each time that it asks, about what it will need until the slice is over, and tells what became of it
 //! the next time. It is spent by data alone: no request waits for another's call. As soon as there is something to tell,
-//! one request of the tenant tends its slices after its own end, so that all is told when no other one comes.
+//! one request of the tenant tends its slices, beyond its own end, so that all is told when no other one comes.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ const MOST_KEYS: usize = 1024;
 const ASKING_MS: u64 = 3000;
 /// How much longer than it said somebody who tends slices is believed to be alive.
 const TENDING_MS: u64 = 6000;
+/// The longest that it waits before it looks again.
+const LOOK_AGAIN_MS: u64 = 1000;
 /// After this long another request may take over: the runtime does not keep one for ever that has been answered.
 const TENDED_MS: u64 = 10_000;
 /// And after this long nobody waits for one.
@@ -295,7 +297,8 @@ impl Slices {
         let alive_until_ms = now_ms.max(wake_ms).saturating_add(TENDING_MS);
         owner.tender = Some(Tender { id: tending.id, since_ms, alive_until_ms });
         if now_ms < wake_ms {
-            return Tend::Wait(wake_ms.saturating_sub(now_ms));
+            // What ends sooner may come meanwhile.
+            return Tend::Wait(wake_ms.saturating_sub(now_ms).min(LOOK_AGAIN_MS));
         }
         Tend::Report(owner.reports(now_ms))
     }

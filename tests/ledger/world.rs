@@ -426,7 +426,8 @@ impl World {
         let tokens = actual.of(request.prompt_tokens + request.completion_tokens);
         let prompt_tokens = tokens.min(request.prompt_tokens);
         let completion_tokens = tokens - prompt_tokens;
-        let settle = Settle { lease: request.lease.clone(), prompt_tokens, completion_tokens, estimated, failed };
+        let settle =
+            Settle { lease: request.lease.clone(), prompt_tokens, completion_tokens, estimated, failed, unmade: false };
         let now_ms = self.tell();
         let expected = self.oracle.settle(&settle);
         assert_eq!(self.ledger.settle(&settle, self.clock_ms), expected);

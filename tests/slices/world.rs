@@ -193,11 +193,17 @@ impl World {
     }
 
     pub fn send(&mut self, isolate: usize, at: usize) {
-        let Waiting { lease, tokens, key, asking, reply } = &self.isolates[isolate].waiting[at];
-        if reply.is_some() {
+        if self.isolates[isolate].waiting[at].reply.is_some() {
             return;
         }
-        let call = asking.call(Reserve {
+        let reply = self.call(self.question_of(isolate, at));
+        self.isolates[isolate].waiting[at].reply = Some(reply);
+    }
+
+    /// What a request asks the ledger.
+    fn question_of(&self, isolate: usize, at: usize) -> Call {
+        let Waiting { lease, tokens, key, asking, .. } = &self.isolates[isolate].waiting[at];
+        asking.call(Reserve {
             lease: lease.clone(),
             key: KEYS[*key].to_owned(),
             model: "m".to_owned(),
@@ -207,23 +213,24 @@ impl World {
             key_limits: self.limits[1 + *key],
             lease_ms: LEASE_MS,
             spare: 0,
-        });
-        let reply = self.call(call);
-        self.isolates[isolate].waiting[at].reply = Some(reply);
+        })
     }
 
     pub fn receive(&mut self, isolate: usize, at: usize, lost: bool) {
         if self.isolates[isolate].waiting[at].reply.is_none() && !lost {
             return;
         }
+        let late = self.question_of(isolate, at);
         let Waiting { lease, tokens, key, asking, reply } = self.isolates[isolate].waiting.remove(at);
         let (question, now_ms) = (self.question(key, tokens), self.now_ms);
-        // One that was admitted and never heard of it has ended with nothing.
-        let was_admitted = matches!(reply, Some(Reply::Decided { refusal: None, .. }));
+        let is_under_way = reply.is_none();
         let Some(Reply::Decided { refusal, standings, spare }) = reply.filter(|_| !lost) else {
             let spent = self.isolates[isolate].slices.undecided(&question, &asking, now_ms);
-            self.call(Call::Settle(settle(&lease, 0)));
-            self.ended.requests += u64::from(was_admitted);
+            // One that was admitted and never heard of it was not made by that.
+            self.call(Call::Settle(Settle { unmade: true, ..settle(&lease, 0) }));
+            if is_under_way {
+                assert_eq!(self.call(late), Reply::Done, "a question that was overtaken promises nothing");
+            }
             if spent.is_some() {
                 self.admit(isolate, key, tokens, lease, spent);
             }
@@ -457,5 +464,12 @@ pub fn pick<T>(index: Index, from: &[T]) -> Option<usize> {
 }
 
 pub fn settle(lease: &str, prompt_tokens: u64) -> Settle {
-    Settle { lease: lease.to_owned(), prompt_tokens, completion_tokens: 0, estimated: false, failed: false }
+    Settle {
+        lease: lease.to_owned(),
+        prompt_tokens,
+        completion_tokens: 0,
+        estimated: false,
+        failed: false,
+        unmade: false,
+    }
 }
