@@ -18,6 +18,9 @@ export function table(rows) {
 
 const field = (name) => (result) => result[name];
 
+// The system's kB are KiB.
+const megabytes = (kb) => ((kb ?? NaN) * 1.024) / 1000;
+
 // A column is a figure of a system's own rounds, or of them beside another system's.
 const own = (title, figure, format) => ({ title, format, of: (rounds) => spread(rounds.map(figure)) });
 const beside = (title, figure, other, how, format) => ({
@@ -53,8 +56,8 @@ function columns({ name, isPaced, stream }) {
       own("lag p50 ms", field("lag_p50_ms"), digits(2)),
       own("lag p99 ms", field("lag_p99_ms"), digits(1)),
       beside("lag p50 of pass-through", field("lag_p50_ms"), "pass-through", over, digits(2)),
-      own("memory: middle MB", ({ middle_kb }) => (middle_kb ?? NaN) / 1000, whole),
-      own("end MB", ({ late_kb }) => (late_kb ?? NaN) / 1000, whole),
+      own("memory: middle MB", ({ middle_kb }) => megabytes(middle_kb), whole),
+      own("end MB", ({ late_kb }) => megabytes(late_kb), whole),
     ];
   }
   if (stream) {

@@ -1,6 +1,6 @@
 //! What the parts of the gateway cost, natively: framing, every dialect's stream into ours, the request, the ledger.
 //!
-//! The streams are the recordings of `tests/fixtures`, in which one event with text is repeated until there are
+//! The streams are the recordings of `tests/fixtures`, in which the events with text are repeated in turn until there are
 //! [`EVENTS`] of them: what is measured is an event in the middle of a stream, and hardly its beginning and end.
 
 use std::fs;
@@ -66,7 +66,8 @@ fn transcoder(dialect: DialectName) -> Transcoder {
     Transcoder::new(dialect.dialect(), writer, Redactor::default(), plan)
 }
 
-/// A recording with one of its texts repeated, as the pieces that are read of it.
+/// A recording with its texts repeated, as the pieces that are read of it. They differ in whatever recorded ones do, be it
+/// a time or the number of a token.
 fn stream(dialect: DialectName, file: &str) -> Vec<u8> {
     let framing = dialect.dialect().framing();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(dialect.name()).join(file);
@@ -85,13 +86,11 @@ fn stream(dialect: DialectName, file: &str) -> Vec<u8> {
         rest = after;
     }
     // The first text often carries more than the others, such as a role.
-    let repeated = *texts.get(1).or(texts.first()).unwrap_or_else(|| panic!("{}: no text", path.display()));
-    let again = EVENTS.saturating_sub(texts.len());
-    let frames = frames.iter().enumerate().flat_map(|(i, frame)| {
-        let times = if i == repeated { again + 1 } else { 1 };
-        std::iter::repeat_n(*frame, times)
-    });
-    frames.collect::<Vec<_>>().concat()
+    let repeated = texts.get(1..).filter(|others| !others.is_empty()).unwrap_or(&texts);
+    let last = *repeated.last().unwrap_or_else(|| panic!("{}: no text", path.display()));
+    let again = repeated.iter().cycle().take(EVENTS.saturating_sub(texts.len())).map(|&i| frames[i]);
+    let (before, after) = frames.split_at(last + 1);
+    before.iter().copied().chain(again).chain(after.iter().copied()).collect::<Vec<_>>().concat()
 }
 
 fn contains(whole: &[u8], part: &[u8]) -> bool {

@@ -16,7 +16,7 @@ impl Process {
         cpu_seconds(&fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?)
     }
 
-    /// Bytes of memory that are its own and resident, in units of a thousand.
+    /// Memory that is its own and resident, in KiB, which the system calls kB.
     #[must_use]
     pub fn resident_kb(self) -> Option<u64> {
         resident_kb(&fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?)
