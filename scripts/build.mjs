@@ -23,8 +23,8 @@ await command(async () => {
   const lacking = BUILD_TOOLS.map(tool).find(({ path }) => !existsSync(path));
   if (lacking || !existsSync(npmBin("esbuild"))) throw refuse("the build tools are not installed: run scripts/setup (or `make build`)");
 
-  const inputs = ["src", "Cargo.toml", "Cargo.lock", "build.rs", ".cargo", "scripts/build.mjs"];
-  const wanted = fingerprint(inputs, [wasmBindgen.version, process.env.RUSTFLAGS ?? ""]);
+  const inputs = ["src", "Cargo.toml", "Cargo.lock", "build.rs", ".cargo", "scripts/build.mjs", "package-lock.json"];
+  const wanted = fingerprint(inputs, [wasmBindgen.version, process.env.RUSTFLAGS ?? "", process.env.WASM_NAMES ?? ""]);
   const unchanged = existsSync(stampPath) && readFileSync(stampPath, "utf8") === wanted && existsSync(join(build, "index.js"));
   if (!unchanged) {
     rmSync(stampPath, { force: true });

@@ -13,9 +13,11 @@ const AHEAD_BYTES = 32 * 1024;
 const QUICK_READS = 4;
 const QUICK_MS = 3;
 const LARGE_BYTES = 2048;
-// How long a backlog may gather before it is read: this long at first, and longer while it lasts.
+// How long a backlog may gather before it is read: this long at first, and longer while it lasts, which is as long as
+// that brings several events. One or two are what an upstream brings that is merely brisk, and nothing holds them back.
 const GATHER_MS = 4;
 const GATHER_MOST_MS = 16;
+const LASTING_BYTES = 1024;
 
 // Buffers of both sizes that serve again, so many at most. They are plain data, and written before they are read.
 const SPARES = 64;
@@ -35,8 +37,9 @@ export class BodyReader {
   #buffer = take(READ_BYTES);
   #ended = false;
   #failure;
-  // How many reads in a row did not have to wait.
+  // How many reads in a row did not have to wait, and whether what comes is a backlog.
   #quick = 0;
+  #isBacklog = false;
   // What pumps the other branch, once what comes is read ahead.
   #pumped;
   // How long what comes next gathers, backlog or not, and what ends that sooner: that the pumped branch has a buffer full,
@@ -81,9 +84,11 @@ export class BodyReader {
       return undefined;
     }
     this.#buffer = value.buffer;
-    const wasQuick = Date.now() - beganMs <= QUICK_MS;
-    if (this.#pumped) this.#follow(value.byteLength, wasQuick);
-    else this.#judge(value.byteLength, wasQuick);
+    this.#judge(value.byteLength, Date.now() - beganMs <= QUICK_MS);
+    if (this.#pumped) {
+      this.#readBytes += value.byteLength;
+      if (this.#readBytes >= this.#pumpedBytes) this.#caughtUp();
+    }
     return value;
   }
 
@@ -97,6 +102,8 @@ export class BodyReader {
   async drain() {
     this.#gatherMs = 0;
     while (!this.#pumped && (await this.read()) !== undefined) this.#gatherMs = 0;
+    // Else the tee would keep for it what the other branch reads.
+    if (this.#pumped) this.#reader.cancel().catch(() => {});
     this.#readBytes = Infinity;
     this.#caughtUp();
     await this.#pumped;
@@ -112,17 +119,19 @@ export class BodyReader {
     this.#gathered();
   }
 
-  // A backlog is read ahead from the next read on: there may be none.
+  // Whether the next read finds a backlog, which is read ahead from the first time on.
   #judge(bytes, wasQuick) {
     this.#quick = wasQuick ? this.#quick + 1 : 0;
-    if (this.#quick >= QUICK_READS || bytes >= LARGE_BYTES) this.#gatherMs = Math.max(GATHER_MS, this.#leastMs);
-  }
-
-  #follow(bytes, wasQuick) {
-    const gatherMs = wasQuick ? Math.min(2 * this.#gatherMs || GATHER_MS, GATHER_MOST_MS) : 0;
+    let gatherMs = 0;
+    if (this.#isBacklog) {
+      this.#isBacklog = wasQuick && bytes >= LASTING_BYTES;
+      if (this.#isBacklog) gatherMs = Math.min(2 * this.#gatherMs, GATHER_MOST_MS);
+      else this.#quick = 0;
+    } else if (this.#quick >= QUICK_READS || bytes >= LARGE_BYTES) {
+      this.#isBacklog = true;
+      gatherMs = GATHER_MS;
+    }
     this.#gatherMs = Math.max(gatherMs, this.#leastMs);
-    this.#readBytes += bytes;
-    if (this.#readBytes >= this.#pumpedBytes) this.#caughtUp();
   }
 
   #gather() {
@@ -144,9 +153,13 @@ export class BodyReader {
     give(this.#buffer);
     this.#buffer = take(AHEAD_BYTES);
     const { readable, writable } = new IdentityTransformStream();
-    far.pipeTo(writable).catch(() => {});
-    // However it ends, whoever reads the other branch is told.
-    this.#pumped = this.#pump(readable.getReader({ mode: "byob" })).catch(() => this.#gathered());
+    const forget = (error) => {
+      // See above. Whoever reads the other branch is told.
+      void error?.stack;
+      this.#gathered();
+    };
+    far.pipeTo(writable).catch(forget);
+    this.#pumped = this.#pump(readable.getReader({ mode: "byob" })).catch(forget);
   }
 
   // Pumps a branch, but never further ahead than AHEAD_BYTES and what the runtime holds on the way: a client that does

@@ -137,7 +137,7 @@ extern "C" {
     #[wasm_bindgen(method, js_name = repeatToLedger)]
     pub(super) fn repeat_to_ledger(this: &Visit, tenant: &str, call: &str, every_ms: u32);
 
-    /// Something that is done after the request, in its context.
+    /// Something that is done in the request's context, whether it goes on or has ended.
     #[wasm_bindgen(method)]
     pub(super) fn errand(this: &Visit) -> Errand;
 

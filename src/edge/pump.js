@@ -63,9 +63,9 @@ class Several {
   }
 }
 
-// How silent a stream's upstreams are. `begin` and `end` enclose the times in which the client waits for them: a client
+// How silent a stream's upstreams are; what they say may be heard `gatherMs` late. `begin` and `end` enclose the times in which the client waits for them: a client
 // that does not read keeps nobody waiting. One timer a stream, and nothing to pay for an event.
-function watch({ keepaliveMs, firstTokenMs, idleMs }, { sources, keepalive, expire }) {
+function watch({ keepaliveMs, firstTokenMs, idleMs, gatherMs }, { sources, keepalive, expire }) {
   const step = Math.max(Math.min(keepaliveMs || idleMs, firstTokenMs, idleMs) / 4, 10);
   // Since when the first text is waited for.
   let since = Date.now();
@@ -75,7 +75,7 @@ function watch({ keepaliveMs, firstTokenMs, idleMs }, { sources, keepalive, expi
   let waits = false;
   let sent = since;
   const silence = (now) => (source) =>
-    begun.has(source) ? now - (heard.get(source) ?? now) >= idleMs : now - since >= firstTokenMs;
+    begun.has(source) ? now - (heard.get(source) ?? now) >= idleMs + gatherMs : now - since >= firstTokenMs;
   const look = () => {
     const now = Date.now();
     if (!waits) {
@@ -84,7 +84,7 @@ function watch({ keepaliveMs, firstTokenMs, idleMs }, { sources, keepalive, expi
       sent = now;
     } else if ([...sources()].some(silence(now))) {
       expire();
-    } else if (keepaliveMs > 0 && now - sent >= keepaliveMs) {
+    } else if (keepaliveMs > 0 && now - sent >= keepaliveMs + gatherMs) {
       sent = now;
       keepalive();
     }
@@ -116,12 +116,19 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
   const upstreams = new Map(sources.map((upstream, source) => [source, upstream]).filter(([, upstream]) => upstream));
   const reading = upstreams.size === 1 ? new Single(upstreams) : new Several(upstreams);
   const watcher = watch(
-    { keepaliveMs, firstTokenMs, idleMs },
+    { keepaliveMs, firstTokenMs, idleMs, gatherMs },
     {
       sources: () => upstreams.keys(),
       keepalive: () => controller.enqueue(KEEPALIVE.slice()),
       expire() {
-        controller.enqueue(transcoder.expire());
+        let out;
+        try {
+          out = transcoder.expire();
+        } catch (error) {
+          controller.error(abandon(error));
+          return;
+        }
+        controller.enqueue(out);
         cancel();
         controller.close();
         stop();
@@ -142,9 +149,24 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
   const cancel = () => {
     for (const upstream of upstreams.values()) upstream.cancel();
   };
+  // Only a trap in the module makes a call into the transcoder throw, be it this stream's or, before, another's. What is
+  // left of the transcoder is in an instance that is no more, and is not freed.
+  const abandon = (error) => {
+    trapped(error);
+    live = false;
+    watcher.stop();
+    cancel();
+    release();
+    return error;
+  };
   const gone = () => {
     cancel();
-    transcoder.gone();
+    try {
+      transcoder.gone();
+    } catch (error) {
+      abandon(error);
+      return;
+    }
     stop();
   };
   // The runtime tells the stream, and tells the request: whichever comes first.
@@ -175,13 +197,8 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
           try {
             out = bytes === undefined ? transcoder.end(source, broken) : transcoder.push(source, bytes);
           } catch (error) {
-            // Only a trap in the module can throw here. The client must see a broken stream, not an ended one.
-            trapped(error);
-            live = false;
-            watcher.stop();
-            cancel();
-            release();
-            throw error;
+            // The client must see a broken stream, not an ended one.
+            throw abandon(error);
           }
           const hasText = out.byteLength > 0;
           if (hasText || transcoder.heard) watcher.hear(source, hasText);

@@ -1,4 +1,4 @@
-//! Tells a ledger what became of a tenant's slices, after the end of the request that happened to come to it.
+//! Tells a ledger what became of a tenant's slices, in the context of the request that happened to come to it.
 
 use crate::gateway::SharedSlices;
 use crate::quota::{Call, Report, Tend, Tending};
@@ -10,7 +10,7 @@ use super::task::{Task, Waits};
 /// How long a ledger may take to be told.
 const TELL_TIMEOUT_MS: u32 = 5000;
 
-/// Does what the slices say, in the context of one request and after its end, until nothing is left to be done.
+/// Does what the slices say, in the context of one request and beyond its end, until nothing is left to be done.
 pub(super) fn tend(visit: &Visit, slices: SharedSlices, tending: Tending) {
     let (errand, waits) = (visit.errand(), Waits::default());
     let (at_work, waiting) = (errand.clone(), waits.clone());

@@ -41,13 +41,13 @@ export function randomBytes(buffer) {
 // charged as it was reserved.
 export function tellLedger(env, ctx, tenant, call) {
   const tell = async () => {
-    for (const pause of TELL_AGAIN_MS) {
+    for (const pause of [0, ...TELL_AGAIN_MS]) {
+      if (pause > 0) await scheduler.wait(pause);
       try {
         return await askLedger(env, tenant, call, TELL_TIMEOUT_MS);
       } catch (error) {
         console.warn(`the ledger of tenant ${tenant} was not told: ${textOf(error)}`);
       }
-      await scheduler.wait(pause);
     }
   };
   ctx.waitUntil(tell());
@@ -407,7 +407,7 @@ export class Visit {
   }
 }
 
-// Something that is done after a request, in its context.
+// Something that is done in a request's context, whether it goes on or has ended.
 class Errand {
   #env;
   #release;

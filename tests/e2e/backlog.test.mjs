@@ -2,6 +2,7 @@
 // is lost, mixed up, or held back once they write slowly again.
 import assert from "node:assert/strict";
 import { after, before, suite, test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
 import { completionCall, startGateway } from "./harness/gateway.mjs";
 import { startCall } from "./harness/http_client.mjs";
 import { events, pieces, talkUntilGone, textChunk } from "./harness/scripts.mjs";
@@ -9,6 +10,7 @@ import { chunksOf } from "./harness/sse.mjs";
 import { eventually, latch } from "./harness/wait.mjs";
 
 const WORDS = Array.from({ length: 3000 }, (_, i) => ` w${i}`);
+const BRISK = Array.from({ length: 30 }, (_, i) => ` b${i}`);
 const OTHERS = ["a", "b", "c", "d"];
 const one = (text) => events(textChunk(text));
 const END = events(textChunk("", "stop"), "[DONE]");
@@ -16,6 +18,7 @@ const textOf = (body) => chunksOf(body).map(({ choices }) => choices[0]?.text ??
 
 suite("a backlog", () => {
   const slow = latch();
+  const brisk = latch();
   const broken = latch();
   let gateway;
   before(async () => {
@@ -25,6 +28,7 @@ suite("a backlog", () => {
         ...Object.fromEntries(OTHERS.map((other) => [other, pieces([...WORDS.map((word) => one(word + other)), END])])),
         halves: pieces([...WORDS.flatMap((word) => [one(word).slice(0, 40), one(word).slice(40)]), END]),
         "burst, then slow": pieces([...WORDS.map(one), () => slow.opened, one(" late"), END]),
+        "burst, then brisk": pieces([...WORDS.map(one), () => brisk.opened, ...BRISK.flatMap((word) => [() => pause(10), one(word)]), END]),
         "burst, then reset": pieces([...WORDS.map(one), async (exchange) => {
           await broken.opened;
           await exchange.reset();
@@ -68,6 +72,17 @@ suite("a backlog", () => {
     await response.contains(`${WORDS.at(-1)}"`);
     slow.open();
     assert.equal(textOf(await response.text()), `${WORDS.join("")} late`);
+  });
+
+  test("what comes briskly after it goes out as it comes", async () => {
+    const response = await start("burst, then brisk").response;
+    await response.contains(`${WORDS.at(-1)}"`);
+    let pieces = 0;
+    response.onPiece(() => (pieces += 1));
+    brisk.open();
+    assert.equal(textOf(await response.text()), [...WORDS, ...BRISK].join(""));
+    // A busy machine may hand on some of them together.
+    assert.ok(pieces > (BRISK.length * 2) / 3, `${pieces} pieces for ${BRISK.length} words`);
   });
 
   test("a reset after it is an error event, after all that came", async () => {

@@ -19,15 +19,17 @@ const textOf = (body) => chunksOf(body).map(({ choices }) => choices[0]?.text ??
 suite("what gathers", () => {
   const first = latch();
   const alone = latch();
+  const idle = { upstream: { idle_timeout_ms: 150 } };
   const scripts = {
     words: pieces([one("first"), () => first.opened, ...SLOWLY, END]),
     alone: pieces([one("first"), one(" second"), () => alone.opened, one(" third"), END]),
+    "longer than silence may last": pieces([one("first"), ...SLOWLY, END]),
     "then nothing": pieces([one("first"), ...WORDS.map(one)]),
     endless: pieces([one("first"), one(" second"), () => new Promise(() => {})]),
   };
   let gateway;
   before(async () => {
-    const gathers = ([name, script]) => [name, { script, model: { gather_ms: 200 } }];
+    const gathers = ([name, script]) => [name, { script, model: { gather_ms: 200 }, ...(name.startsWith("longer") && idle) }];
     gateway = await startGateway({ scripts: Object.fromEntries(Object.entries(scripts).map(gathers)) });
   });
   after(() => gateway?.stop());
@@ -49,6 +51,12 @@ suite("what gathers", () => {
     await response.contains('" second"');
     alone.open();
     assert.equal(textOf(await response.text()), "first second third");
+  });
+
+  test("what gathers for longer than an upstream may be silent is no silence", async () => {
+    const body = await (await start("longer than silence may last").response).text();
+    assert.equal(textOf(body), `first${WORDS.join("")}`);
+    assert.ok(!body.includes('"error"'), body);
   });
 
   test("an end that was not said is an error event after all that came", async () => {

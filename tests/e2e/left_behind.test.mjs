@@ -1,6 +1,7 @@
 // What is left of requests in the isolate, by a snapshot of its heap: nothing, however they end.
 import assert from "node:assert/strict";
 import { after, before, suite, test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
 import { completionCall, startGateway } from "./harness/gateway.mjs";
 import { startCall } from "./harness/http_client.mjs";
 import { heldLittleMore } from "./harness/inspector.mjs";
@@ -15,6 +16,10 @@ const fiftyEvents = stream(events(...Array(49).fill(textChunk("a token or two ")
 
 suite("what is left of requests in the isolate", () => {
   const untilClosed = (exchange) => exchange.closed;
+  const reset = async (exchange) => {
+    await pause(30);
+    await exchange.reset();
+  };
   const text = events(textChunk("some text"));
   const good = asAsked(answer(200, completion("ok")), fiftyEvents);
   const impatient = { headers_timeout_ms: 100, first_token_timeout_ms: 100, idle_timeout_ms: 100, total_timeout_ms: 100 };
@@ -34,6 +39,9 @@ suite("what is left of requests in the isolate", () => {
     "stops in parts": { script: pieces([events(chatChunk({ content: "some text" })), untilClosed]), dialect: "openai-chat" },
     "too slow at all": { script: silence, upstream: impatient },
     "too slow amid its stream": { script: pieces([text, untilClosed]), upstream: impatient },
+    // Both are read ahead by then: what comes after the first text gathers.
+    "gathers, then breaks off": { script: pieces([text, () => pause(30), text, reset]), model: { gather_ms: 50 } },
+    "gathers, then stops": { script: pieces([text, () => pause(30), text, untilClosed]), model: { gather_ms: 50 } },
     "500": answer(500, { error: { message: "not now" } }),
   };
   const ONE = { prompt: "p", stream: true };
@@ -75,6 +83,8 @@ suite("what is left of requests in the isolate", () => {
     ["clients that hang up at once", { model: "silence", ...ONE }, hangsUpAtOnce],
     ["clients that hang up before a text", { model: "headers alone", ...ONE }, hangsUp],
     ["clients that hang up amid a stream", { model: "stops amid its stream", ...ONE }, hangsUp],
+    ["clients that hang up while a stream gathers", { model: "gathers, then stops", ...ONE }, hangsUp],
+    ["upstreams that break off while a stream gathers", { model: "gathers, then breaks off", ...ONE }, endsWith(200)],
     ["clients that hang up amid a stream of three calls", { model: "stops in parts", ...THREE }, hangsUp],
     ["upstreams that break off amid a stream", { model: "breaks off amid its stream", ...ONE }, endsWith(200)],
     // On a busy machine the first keepalive comes before the end.
