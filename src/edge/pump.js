@@ -63,8 +63,9 @@ class Several {
   }
 }
 
-// How silent a stream's upstreams are; what they say may be heard `gatherMs` late. `begin` and `end` enclose the times in which the client waits for them: a client
-// that does not read keeps nobody waiting. One timer a stream, and nothing to pay for an event.
+// How silent a stream's upstreams are; what they say may be heard `gatherMs` late. `begin` and `end` enclose the times in
+// which the client waits for them: a client that does not read keeps nobody waiting. One timer a stream, and nothing to pay
+// for an event.
 function watch({ keepaliveMs, firstTokenMs, idleMs, gatherMs }, { sources, keepalive, expire }) {
   const step = Math.max(Math.min(keepaliveMs || idleMs, firstTokenMs, idleMs) / 4, 10);
   // Since when the first text is waited for.
@@ -204,7 +205,7 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
           if (hasText || transcoder.heard) watcher.hear(source, hasText);
           if (hasText) {
             controller.enqueue(out);
-            upstream.gather(gatherMs);
+            if (gatherMs > 0) upstream.gather(gatherMs);
           }
           const { over } = transcoder;
           if (over || upstreams.size > 1) {

@@ -86,8 +86,10 @@ export class Upstream {
 
   // Reads the body, if there is one.
   get #reader() {
-    const { body } = this.#response;
-    if (body) this.#body ??= new BodyReader(body, this.#abort);
+    if (!this.#body) {
+      const { body } = this.#response;
+      if (body) this.#body = new BodyReader(body, this.#abort);
+    }
     return this.#body;
   }
 
