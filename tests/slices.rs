@@ -104,6 +104,21 @@ fn a_slice_holds_no_more_tokens_than_were_reserved() {
 }
 
 #[test]
+fn what_a_request_uses_beyond_its_estimate_is_taken_from_its_slice() {
+    let left_after = |percent| {
+        let mut world = busy(Limits::default());
+        assert_eq!(world.begin(0, TOKENS), (true, true));
+        world.end(0, 0, percent);
+        let left = std::iter::repeat_with(|| world.begin(0, TOKENS).1).take_while(|spent| *spent).count();
+        world.check_books();
+        left
+    };
+    let (as_estimated, of_sixteen, of_a_thousand) = (left_after(100), left_after(1600), left_after(100_000));
+    assert!(0 < of_sixteen && of_sixteen < as_estimated, "{of_sixteen} of {as_estimated}");
+    assert_eq!(of_a_thousand, 0);
+}
+
+#[test]
 fn a_slice_is_not_spent_after_its_time() {
     let mut world = busy(Limits::default());
     assert_eq!(world.begin(0, TOKENS), (true, true));

@@ -256,7 +256,7 @@ impl World {
         let Run { lease, tokens, key, spent } = self.isolates[isolate].runs.remove(at);
         let used = tokens * percent / 100;
         for owner in [0, 1 + key] {
-            self.tokens[owner] -= tokens - used;
+            self.tokens[owner] = self.tokens[owner] + used - tokens;
         }
         self.ended.requests += 1;
         self.ended.prompt_tokens += used;
