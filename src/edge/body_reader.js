@@ -30,6 +30,12 @@ function give(buffer) {
   if (free && free.length < SPARES) free.push(buffer);
 }
 
+// The runtime never lets go of what a body broke off with, nor that of the functions that were waiting for it, and so of
+// all that the request held, until its stack has been made text.
+export function letGo(error) {
+  void error?.stack;
+}
+
 export class BodyReader {
   #body;
   #abort;
@@ -71,9 +77,7 @@ export class BodyReader {
     try {
       piece = await this.#reader.read(new Uint8Array(this.#buffer));
     } catch (error) {
-      // The runtime never lets go of what a body broke off with, nor that of the functions that were waiting for it, and
-      // so of all that the request held, until its stack has been made text.
-      void error?.stack;
+      letGo(error);
       this.#failure = error;
       throw error;
     }
@@ -100,8 +104,8 @@ export class BodyReader {
 
   // Reads all that is left, which nobody wants.
   async drain() {
-    this.#gatherMs = 0;
-    while (!this.#pumped && (await this.read()) !== undefined) this.#gatherMs = 0;
+    do this.#gatherMs = 0;
+    while (!this.#pumped && (await this.read()) !== undefined);
     // Else the tee would keep for it what the other branch reads.
     if (this.#pumped) this.#reader.cancel().catch(() => {});
     this.#readBytes = Infinity;
@@ -153,13 +157,13 @@ export class BodyReader {
     give(this.#buffer);
     this.#buffer = take(AHEAD_BYTES);
     const { readable, writable } = new IdentityTransformStream();
-    const forget = (error) => {
-      // See above. Whoever reads the other branch is told.
-      void error?.stack;
+    // Whoever reads the other branch is told.
+    const broken = (error) => {
+      letGo(error);
       this.#gathered();
     };
-    far.pipeTo(writable).catch(forget);
-    this.#pumped = this.#pump(readable.getReader({ mode: "byob" })).catch(forget);
+    far.pipeTo(writable).catch(broken);
+    this.#pumped = this.#pump(readable.getReader({ mode: "byob" })).catch(broken);
   }
 
   // Pumps a branch, but never further ahead than AHEAD_BYTES and what the runtime holds on the way: a client that does

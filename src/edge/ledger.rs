@@ -28,7 +28,7 @@ impl LedgerObject {
     #[wasm_bindgen(constructor)]
     #[must_use]
     pub fn new(ctx: &JsValue) -> Self {
-        Self::of(Storage::new(ctx))
+        Self { storage: Storage::new(ctx), desk: RefCell::default(), alarm_ms: Cell::default() }
     }
 
     /// Answers a [`Call`] with a `Reply`, both as JSON.
@@ -51,10 +51,6 @@ impl LedgerObject {
 }
 
 impl LedgerObject {
-    fn of(storage: Storage) -> Self {
-        Self { storage, desk: RefCell::default(), alarm_ms: Cell::default() }
-    }
-
     /// Does something at the desk, which is opened if need be. If its store fails, the desk is thrown away: the next one
     /// reads what is really there.
     fn at_desk<R>(&self, act: impl FnOnce(&mut Desk<SqlStore>, u64) -> Result<R, String>) -> Result<R, JsError> {

@@ -17,7 +17,7 @@ use crate::admin::{self as admin_api, is_admin_path};
 use crate::gateway::{Entropy, Gateway, Head, Patience, Reply, ReplyBody, StreamBody};
 
 use glue::Visit;
-use platform::{EdgePlatform, Upstream};
+use platform::{EdgePlatform, Upstream, lines};
 use pump::Pump;
 use task::{Task, Waits};
 
@@ -79,10 +79,7 @@ fn head(lines: &str) -> Head {
 
 /// Sends the reply.
 fn answer(reply: Reply<Upstream>, visit: &Visit) {
-    let mut headers = String::with_capacity(1024);
-    for (name, value) in &reply.headers {
-        headers.extend([name, "\n", value, "\n"]);
-    }
+    let headers = lines(&reply.headers);
     let (status, bytes) = (reply.status, |bytes: &[u8]| js_sys::Uint8Array::from(bytes));
     match reply.body {
         ReplyBody::Empty => visit.answer(status, &headers, None),

@@ -29,9 +29,27 @@ impl EdgePlatform {
 
 /// Milliseconds since 1970.
 pub(super) fn now_ms() -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and the cast saturates")]
-    let now_ms = js_sys::Date::now() as u64;
-    now_ms
+    whole(js_sys::Date::now())
+}
+
+/// A number of JavaScript that is a time or a count.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and the cast saturates")]
+pub(super) fn whole(number: f64) -> u64 {
+    number as u64
+}
+
+/// Headers as they cross: name and value in turn, a line each.
+pub(super) fn lines<N: AsRef<str>>(headers: &[(N, String)]) -> String {
+    let mut lines = String::with_capacity(1024);
+    for (name, value) in headers {
+        lines.extend([name.as_ref(), "\n", value, "\n"]);
+    }
+    lines
+}
+
+/// A call to a ledger as it crosses. Plain data always serializes.
+pub(super) fn call_text(call: &Call) -> String {
+    serde_json::to_string(call).unwrap_or_default()
 }
 
 /// The body of an upstream's answer.
@@ -70,9 +88,7 @@ fn js_limit(limit: usize) -> f64 {
 
 /// Tells a ledger something that nobody waits for.
 pub(super) fn tell_ledger(visit: &Visit, tenant: &str, call: &Call) {
-    // Plain data always serializes.
-    let call = serde_json::to_string(call).unwrap_or_default();
-    visit.tell_ledger(tenant, &call);
+    visit.tell_ledger(tenant, &call_text(call));
 }
 
 fn bytes_of(value: &JsValue) -> Vec<u8> {
@@ -102,10 +118,7 @@ impl Platform for EdgePlatform {
     }
 
     async fn call(&self, request: UpstreamRequest, timeout_ms: u32) -> Result<UpstreamResponse<Upstream>, CallError> {
-        let mut headers = String::with_capacity(256);
-        for (name, value) in &request.headers {
-            headers.extend([name, "\n", value, "\n"]);
-        }
+        let headers = lines(&request.headers);
         // What we write is text. As a string it costs the runtime less than as an array of bytes.
         let body = String::from_utf8_lossy(&request.body);
         let called = self.wait(|visit, wait| match &request.destination {
@@ -124,16 +137,10 @@ impl Platform for EdgePlatform {
                 });
             }
         };
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "not negative, and the cast saturates"
-        )]
-        let retry_after_ms = upstream.retry_after_ms().map(|ms| ms as u64);
         Ok(UpstreamResponse {
             status: upstream.status(),
             content_type: upstream.content_type(),
-            retry_after_ms,
+            retry_after_ms: upstream.retry_after_ms().map(whole),
             body: Upstream { js: upstream, visit: self.visit.clone(), waits: self.waits.clone() },
         })
     }
@@ -143,7 +150,7 @@ impl Platform for EdgePlatform {
     }
 
     async fn ledger(&self, tenant: &str, call: &Call, timeout_ms: u32) -> Result<LedgerReply, String> {
-        let text = serde_json::to_string(call).map_err(|error| error.to_string())?;
+        let text = call_text(call);
         let asked = self.wait(|visit, wait| visit.ask_ledger(wait, tenant, &text, timeout_ms)).await;
         let reply = asked.map_err(|thrown| text_of(&thrown))?.as_string().unwrap_or_default();
         if let Call::Revoke { key } = call {
@@ -155,9 +162,7 @@ impl Platform for EdgePlatform {
     fn keep_renewed(&self, settlement: &Settlement) {
         let Settlement { tenant, lease, lease_ms, .. } = settlement;
         let call = Call::Renew { lease: lease.clone(), lease_ms: (*lease_ms).into() };
-        // Plain data always serializes.
-        let call = serde_json::to_string(&call).unwrap_or_default();
-        self.visit.repeat_to_ledger(tenant, &call, lease_ms.div_ceil(3));
+        self.visit.repeat_to_ledger(tenant, &call_text(&call), lease_ms.div_ceil(3));
     }
 
     fn settle_later(&self, tenant: &str, settle: Settle) {

@@ -111,31 +111,29 @@ function watch({ keepaliveMs, firstTokenMs, idleMs, gatherMs }, { sources, keepa
 // was text. However the stream ends, the transcoder is told, and `release` is called, once.
 //
 // `sources` holds what is left of each of the transcoder's sources, null where nothing is.
-export function pump(first, sources, transcoder, visit, release, { keepaliveMs, firstTokenMs, idleMs, gatherMs }) {
+export function pump(first, sources, transcoder, visit, release, times) {
+  const { gatherMs } = times;
   let live = true;
   let controller;
   const upstreams = new Map(sources.map((upstream, source) => [source, upstream]).filter(([, upstream]) => upstream));
   const reading = upstreams.size === 1 ? new Single(upstreams) : new Several(upstreams);
-  const watcher = watch(
-    { keepaliveMs, firstTokenMs, idleMs, gatherMs },
-    {
-      sources: () => upstreams.keys(),
-      keepalive: () => controller.enqueue(KEEPALIVE.slice()),
-      expire() {
-        let out;
-        try {
-          out = transcoder.expire();
-        } catch (error) {
-          controller.error(abandon(error));
-          return;
-        }
-        controller.enqueue(out);
-        cancel();
-        controller.close();
-        stop();
-      },
+  const watcher = watch(times, {
+    sources: () => upstreams.keys(),
+    keepalive: () => controller.enqueue(KEEPALIVE.slice()),
+    expire() {
+      let out;
+      try {
+        out = transcoder.expire();
+      } catch (error) {
+        controller.error(abandon(error));
+        return;
+      }
+      controller.enqueue(out);
+      cancel();
+      controller.close();
+      finish();
     },
-  );
+  });
   for (const [source, upstream] of upstreams) {
     if (!transcoder.begun(source)) continue;
     watcher.hear(source, true);
@@ -144,8 +142,11 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
   const stop = () => {
     live = false;
     watcher.stop();
-    transcoder.free();
     release();
+  };
+  const finish = () => {
+    transcoder.free();
+    stop();
   };
   const cancel = () => {
     for (const upstream of upstreams.values()) upstream.cancel();
@@ -154,10 +155,8 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
   // left of the transcoder is in an instance that is no more, and is not freed.
   const abandon = (error) => {
     trapped(error);
-    live = false;
-    watcher.stop();
     cancel();
-    release();
+    stop();
     return error;
   };
   const gone = () => {
@@ -168,7 +167,7 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
       abandon(error);
       return;
     }
-    stop();
+    finish();
   };
   // The runtime tells the stream, and tells the request: whichever comes first.
   visit.whenGone(() => {
@@ -218,7 +217,7 @@ export function pump(first, sources, transcoder, visit, release, { keepaliveMs, 
           if (over) {
             cancel();
             controller.close();
-            stop();
+            finish();
             return;
           }
           if (hasText) {

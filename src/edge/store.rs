@@ -3,7 +3,7 @@
 use serde::Serialize;
 use wasm_bindgen::prelude::*;
 
-use super::platform::text_of;
+use super::platform::{text_of, whole};
 use crate::quota::{JOURNAL_SLOTS, Ledger, Record, Store, StoredRecord, UsageCounts, UsageKey, UsageRow, Written};
 
 #[wasm_bindgen(raw_module = "../../src/edge/ledger.js")]
@@ -107,8 +107,7 @@ fn signed(value: i64) -> JsValue {
 }
 
 fn integer_at(row: &Row, column: u32) -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and the cast saturates")]
-    row.get(column).as_f64().map_or(0, |value| value as u64)
+    row.get(column).as_f64().map_or(0, whole)
 }
 
 fn text_at(row: &Row, column: u32) -> Option<String> {

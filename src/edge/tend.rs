@@ -4,7 +4,7 @@ use crate::gateway::SharedSlices;
 use crate::quota::{Call, Report, Tend, Tending};
 
 use super::glue::{self, Errand, Visit};
-use super::platform::{now_ms, text_of};
+use super::platform::{call_text, now_ms, text_of};
 use super::task::{Task, Waits};
 
 /// How long a ledger may take to be told.
@@ -39,8 +39,7 @@ pub(super) fn tend(visit: &Visit, slices: SharedSlices, tending: Tending) {
 
 async fn tell(errand: &Errand, waits: &Waits, slices: &SharedSlices, tenant: &str, reports: Vec<Report>) {
     let call = Call::Report(reports);
-    // Plain data always serializes.
-    let text = serde_json::to_string(&call).unwrap_or_default();
+    let text = call_text(&call);
     let told = waits.on(|wait| errand.ask_ledger(wait, tenant, &text, TELL_TIMEOUT_MS)).await;
     let Call::Report(reports) = call else { return };
     let mut slices = slices.borrow_mut();

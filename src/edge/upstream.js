@@ -1,5 +1,5 @@
 // An upstream's answer as the gateway reads it: whole, or piece by piece as it comes.
-import { BodyReader } from "./body_reader.js";
+import { BodyReader, letGo } from "./body_reader.js";
 
 // A body of unknown length is read into a buffer that begins with this many bytes.
 const FIRST_BYTES = 4096;
@@ -137,8 +137,7 @@ export class Upstream {
   // All bytes, if they are at most `limit` and come in time.
   readAll(limit, waitMs) {
     const all = readToEnd(this.#response, limit).catch((error) => {
-      // As in BodyReader.
-      void error?.stack;
+      letGo(error);
       throw this.#visit.isGone ? GONE : error;
     });
     return this.#visit.within(waitMs, all).catch((error) => {

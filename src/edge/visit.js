@@ -60,19 +60,23 @@ async function callLedger(env, tenant, call) {
   return namespace.get(namespace.idFromName(tenant)).ask(call);
 }
 
-// The same, but it is waited for at most so long.
-async function askLedger(env, tenant, call, timeoutMs) {
-  const asked = callLedger(env, tenant, call);
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(TIMEOUT), timeoutMs);
+// The same promise, but it is waited for at most so long. `after` sets a deadline, and returns what lifts it.
+function within(after, ms, promise) {
+  return new Promise((resolve, reject) => {
+    const inTime = after(ms, () => reject(TIMEOUT));
+    promise.then(resolve, reject).finally(inTime);
   });
-  try {
-    return await Promise.race([asked, late]);
-  } finally {
-    clearTimeout(timer);
-    asked.catch(() => {});
-  }
+}
+
+// A deadline with a timer of its own.
+function afterTimer(ms, act) {
+  const timer = setTimeout(act, ms);
+  return () => clearTimeout(timer);
+}
+
+// The same as `callLedger`, but it is waited for at most so long.
+function askLedger(env, tenant, call, timeoutMs) {
+  return within(afterTimer, timeoutMs, callLedger(env, tenant, call));
 }
 
 // Writes the line of a request that has ended into the log, if it is wanted there, and a data point into the dataset that
@@ -199,10 +203,7 @@ export class Visit {
 
   // The same promise, but it is waited for at most so long.
   within(ms, promise) {
-    return new Promise((resolve, reject) => {
-      const inTime = this.#clock.after(ms, () => reject(TIMEOUT));
-      promise.then(resolve, reject).finally(inTime);
-    });
+    return within((...deadline) => this.#clock.after(...deadline), ms, promise);
   }
 
   waitUntil(promise) {

@@ -6,7 +6,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { completionCall, startGateway } from "./harness/gateway.mjs";
 import { startCall } from "./harness/http_client.mjs";
 import { events, pieces, talkUntilGone, textChunk } from "./harness/scripts.mjs";
-import { chunksOf } from "./harness/sse.mjs";
+import { textOf } from "./harness/sse.mjs";
 import { eventually, latch } from "./harness/wait.mjs";
 
 const WORDS = Array.from({ length: 3000 }, (_, i) => ` w${i}`);
@@ -14,7 +14,6 @@ const BRISK = Array.from({ length: 30 }, (_, i) => ` b${i}`);
 const OTHERS = ["a", "b", "c", "d"];
 const one = (text) => events(textChunk(text));
 const END = events(textChunk("", "stop"), "[DONE]");
-const textOf = (body) => chunksOf(body).map(({ choices }) => choices[0]?.text ?? "").join("");
 
 suite("a backlog", () => {
   const slow = latch();

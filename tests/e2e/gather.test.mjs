@@ -6,7 +6,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { completionCall, startGateway } from "./harness/gateway.mjs";
 import { startCall } from "./harness/http_client.mjs";
 import { events, pieces, textChunk } from "./harness/scripts.mjs";
-import { chunksOf } from "./harness/sse.mjs";
+import { textOf } from "./harness/sse.mjs";
 import { eventually, latch } from "./harness/wait.mjs";
 
 const WORDS = Array.from({ length: 40 }, (_, i) => ` w${i}`);
@@ -14,7 +14,6 @@ const one = (text) => events(textChunk(text));
 // Each so long after the last one that they are no backlog, which would be read at once anyway.
 const SLOWLY = WORDS.flatMap((word) => [() => pause(8), one(word)]);
 const END = events(textChunk("", "stop"), "[DONE]");
-const textOf = (body) => chunksOf(body).map(({ choices }) => choices[0]?.text ?? "").join("");
 
 suite("what gathers", () => {
   const first = latch();

@@ -31,6 +31,9 @@ export function chunksOf(text) {
   return events;
 }
 
+/** The text of a stream of one choice, which must end well. */
+export const textOf = (body) => chunksOf(body).map(({ choices }) => choices[0]?.text ?? "").join("");
+
 /** A stream that must end with the error event: `[chunks before it, the error]`. */
 export function splitAtError(text) {
   const events = parseStream(text);
