@@ -16,7 +16,7 @@ const stampPath = join(build, ".built-from");
 const staging = join(root, "target", "worker");
 // What rustc and wasm-bindgen use and the runtime has, named one by one: with `--all-features` an encoding could come out
 // that the runtime does not know yet.
-const FEATURES = ["mutable-globals", "sign-ext", "nontrapping-float-to-int", "bulk-memory", "multivalue", "reference-types"];
+const FEATURES = ["mutable-globals", "sign-ext", "nontrapping-float-to-int", "bulk-memory", "multivalue", "reference-types", "simd"];
 
 await command(async () => {
   const wasmBindgen = tool("wasm-bindgen-cli");
@@ -42,7 +42,8 @@ await command(async () => {
     mkdirSync(build, { recursive: true });
     const module = join(staging, "index_bg.wasm");
     await step("wasm-opt", npmBin("wasm-opt"), [
-      ...[module, "-o", join(build, "index_bg.wasm"), "-O3"],
+      // By itself it would merge all that a request does into one function, of which the runtime makes much work.
+      ...[module, "-o", join(build, "index_bg.wasm"), "-O3", "--one-caller-inline-max-function-size=50"],
       ...FEATURES.map((feature) => `--enable-${feature}`),
       ...(process.env.WASM_NAMES ? ["--debuginfo"] : []),
     ], { quiet: true });

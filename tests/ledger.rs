@@ -424,9 +424,67 @@ fn the_journal_has_the_time_by_which_the_ledger_acted() {
     // The clock goes back, and the ledger does not.
     assert!(!is_admitted(&mut desk, &ask("2", 10_000), START_MS));
     desk.answer(Call::Renew { lease: "1".to_owned(), lease_ms: 10_000 }, START_MS).unwrap();
+    desk.write_down().unwrap();
     // By then the refusals are counted; they want to be within ten seconds.
     assert_eq!(desk.wake_ms(START_MS + 9500), Some(START_MS + 19_000));
     assert_eq!(Desk::open(journal).unwrap().wake_ms(START_MS), Some(START_MS + 19_000));
+}
+
+#[test]
+fn what_is_told_is_written_with_the_next_row() {
+    let journal = Journal::default();
+    let mut desk = Desk::open(journal.clone()).unwrap();
+    let limits = Limits { requests_per_day: Some(9), tokens_per_day: Some(1000), ..Limits::default() };
+    let ask = |lease| Reserve { tenant_limits: limits, ..ask(lease, 100) };
+    let standings = Call::Standings { key: "a".to_owned(), tenant_limits: limits, key_limits: Limits::default() };
+    for lease in ["1", "2", "3"] {
+        assert!(is_admitted(&mut desk, &ask(lease), START_MS));
+        assert!(!desk.is_unwritten(), "who is admitted may rely on it");
+    }
+    for (nth, lease) in (1..).zip(["1", "2"]) {
+        assert_eq!(desk.answer(Call::Settle(used(lease, nth, 0)), START_MS + nth).unwrap(), Reply::Done);
+        assert!(desk.is_unwritten(), "nobody waits for it");
+    }
+    assert_eq!(journal.0.borrow().len(), 3);
+
+    // Without that row it had never been told.
+    let mut forgetful = Desk::open(journal.clone()).unwrap();
+    assert_eq!(forgetful.answer(Call::Settle(used("1", 1, 0)), START_MS + 3).unwrap(), Reply::Done);
+    forgetful.answer(standings.clone(), START_MS + 3).unwrap();
+    assert_eq!(journal.0.borrow_mut().pop().map(|written| written.entry), Some(Entry::Settle(used("1", 1, 0))));
+
+    assert!(is_admitted(&mut desk, &ask("4"), START_MS + 4));
+    assert!(!desk.is_unwritten());
+    let rows = journal.0.borrow().clone();
+    assert_eq!(rows.len(), 4);
+    let at = START_MS;
+    let [one, two] = [used("1", 1, 0), used("2", 2, 0)].map(Entry::Settle);
+    let expected = Entry::Several(vec![(at + 1, one), (at + 2, two), (at + 4, Entry::Reserve(ask("4")))]);
+    assert_eq!((rows[3].seq, rows[3].now_ms, &rows[3].entry), (4, at + 4, &expected));
+
+    desk.answer(Call::Settle(used("3", 3, 0)), START_MS + 5).unwrap();
+    desk.write_down().unwrap();
+    assert_eq!(journal.0.borrow().last().map(|row| row.entry.clone()), Some(Entry::Settle(used("3", 3, 0))));
+    desk.write_down().unwrap();
+    assert_eq!(journal.0.borrow().len(), 5, "there was nothing to write");
+    let reply = desk.answer(standings.clone(), START_MS + 6).unwrap();
+    assert_eq!(Desk::open(journal).unwrap().answer(standings, START_MS + 6).unwrap(), reply);
+}
+
+#[test]
+fn what_is_told_does_not_pile_up() {
+    let journal = Journal::default();
+    let mut desk = Desk::open(journal.clone()).unwrap();
+    for nth in 0..100 {
+        assert!(is_admitted(&mut desk, &ask(&nth.to_string(), 1), START_MS));
+    }
+    let mut most = 0;
+    for nth in 0..100 {
+        desk.answer(Call::Settle(used(&nth.to_string(), 1, 0)), START_MS + 1).unwrap();
+        let Some(Entry::Several(entries)) = journal.0.borrow().last().map(|row| row.entry.clone()) else { continue };
+        most = most.max(entries.len());
+    }
+    assert_eq!(most, 64);
 }
 
 /// What is in the store outlives a deploy: where this changes, older text must still be understood.
@@ -459,6 +517,13 @@ fn what_is_written_down_is_this() {
     );
     check(&Entry::Renew { lease: "1".to_owned(), lease_ms: 5 }, r#"{"renew":{"lease":"1","lease_ms":5}}"#);
     check(&Entry::Revoke { key: "a".to_owned() }, r#"{"revoke":{"key":"a"}}"#);
+    check(
+        &Entry::Several(vec![
+            (5, Entry::Renew { lease: "1".to_owned(), lease_ms: 5 }),
+            (6, Entry::Revoke { key: "a".to_owned() }),
+        ]),
+        r#"{"several":[[5,{"renew":{"lease":"1","lease_ms":5}}],[6,{"revoke":{"key":"a"}}]]}"#,
+    );
     let counts =
         UsageCounts { requests: 2, prompt_tokens: 3, completion_tokens: 4, estimated: 1, refused: -1, errors: 1 };
     let totals = Totals {

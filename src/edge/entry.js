@@ -3,6 +3,9 @@ import { DurableObject } from "cloudflare:workers";
 import { LedgerObject as Ledger, __wbg_reset_state as renew, fetch as answer } from "../../target/worker/index.js";
 import { guarded } from "./trap.js";
 
+// How long a ledger collects what it is told and nobody waits for, before it writes it down in one row.
+const TOLD_MS = 20;
+
 export default {
   fetch: (request, env, ctx) => guarded(renew, () => answer(request, env, ctx)),
 };
@@ -12,10 +15,25 @@ export default {
 export class LedgerObject extends DurableObject {
   #ledger;
   #instance;
+  #written;
 
   // Answers a call with a reply, both as text.
   ask(call) {
-    return this.#at((ledger) => ledger.ask(call));
+    return this.#at((ledger) => ledger.ask(call)) ?? this.#writeDown();
+  }
+
+  // What was told in a moment is written down at once, and answered then.
+  #writeDown() {
+    const told = this.#ledger;
+    const write = async () => {
+      await scheduler.wait(TOLD_MS);
+      this.#written = undefined;
+      return this.#at((ledger) => {
+        if (ledger !== told) throw new Error("what was told is lost");
+        return ledger.writeDown();
+      });
+    };
+    return (this.#written ??= write());
   }
 
   alarm() {

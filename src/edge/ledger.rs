@@ -9,7 +9,7 @@ use wasm_bindgen::prelude::*;
 
 use super::platform::{now_ms, text_of};
 use super::store::{SqlStore, Storage, number};
-use crate::quota::{Call, Desk};
+use crate::quota::{Call, Desk, Reply};
 
 /// The ledger of one tenant, or the place of another record that wants one.
 #[wasm_bindgen]
@@ -20,6 +20,9 @@ pub struct LedgerObject {
     desk: RefCell<Option<Desk<SqlStore>>>,
     /// When the alarm will ring, as far as this incarnation knows.
     alarm_ms: Cell<Option<u64>>,
+    /// Whether somebody waits for what was told to be written down, and whether it was thrown away with a desk.
+    is_owing: Cell<bool>,
+    is_lost: Cell<bool>,
 }
 
 #[wasm_bindgen]
@@ -28,18 +31,43 @@ impl LedgerObject {
     #[wasm_bindgen(constructor)]
     #[must_use]
     pub fn new(ctx: &JsValue) -> Self {
-        Self { storage: Storage::new(ctx), desk: RefCell::default(), alarm_ms: Cell::default() }
+        Self {
+            storage: Storage::new(ctx),
+            desk: RefCell::default(),
+            alarm_ms: Cell::default(),
+            is_owing: Cell::default(),
+            is_lost: Cell::default(),
+        }
     }
 
-    /// Answers a [`Call`] with a `Reply`, both as JSON.
-    pub fn ask(&self, call: &str) -> Result<String, JsError> {
+    /// Answers a [`Call`] with a [`Reply`], both as JSON. There is no answer yet where something was told that is not
+    /// written down: it is that of [`Self::write_down`], which is to be called in a moment.
+    pub fn ask(&self, call: &str) -> Result<Option<String>, JsError> {
         let call: Call = serde_json::from_str(call)?;
-        let (reply, wake_ms) = self.at_desk(|desk, now_ms| {
+        let (reply, is_owed, wake_ms) = self.at_desk(|desk, now_ms| {
             let reply = desk.answer(call, now_ms)?;
-            Ok((reply, desk.wake_ms(now_ms)))
+            let is_owed = reply == Reply::Done && desk.is_unwritten();
+            Ok((reply, is_owed, desk.wake_ms(now_ms)))
         })?;
         self.wake_at(wake_ms)?;
-        Ok(serde_json::to_string(&reply)?)
+        if is_owed {
+            self.is_owing.set(true);
+            return Ok(None);
+        }
+        Ok(Some(serde_json::to_string(&reply)?))
+    }
+
+    /// Writes down what was told. Answers all who wait for that; they have to tell it again if it fails.
+    #[wasm_bindgen(js_name = writeDown)]
+    pub fn write_down(&self) -> Result<String, JsError> {
+        let written = self.at_desk(|desk, _| desk.write_down());
+        self.is_owing.set(false);
+        let is_lost = self.is_lost.take();
+        written?;
+        if is_lost {
+            return Err(JsError::new("what was told is lost"));
+        }
+        Ok(serde_json::to_string(&Reply::Done)?)
     }
 
     /// The alarm rings.
@@ -64,7 +92,10 @@ impl LedgerObject {
             *place = Some(desk);
             Ok(result)
         };
-        attempt().map_err(|why: String| JsError::new(&why))
+        attempt().map_err(|why: String| {
+            self.is_lost.set(self.is_owing.get());
+            JsError::new(&why)
+        })
     }
 
     /// Has the alarm ring when the next promise runs out. One that rings earlier is left as it is: it will set the next

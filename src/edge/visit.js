@@ -37,34 +37,22 @@ export function randomBytes(buffer) {
   crypto.getRandomValues(buffer);
 }
 
-// Tells the ledger something that nobody waits for. A call that fails is made again: what is not settled would be
-// charged as it was reserved.
-export function tellLedger(env, ctx, tenant, call) {
-  const tell = async () => {
-    for (const pause of [0, ...TELL_AGAIN_MS]) {
-      if (pause > 0) await scheduler.wait(pause);
-      try {
-        return await askLedger(env, tenant, call, TELL_TIMEOUT_MS);
-      } catch (error) {
-        console.warn(`the ledger of tenant ${tenant} was not told: ${textOf(error)}`);
-      }
-    }
-  };
-  ctx.waitUntil(tell());
-}
-
-// Calls the ledger of a tenant; resolves to its reply as text.
-async function callLedger(env, tenant, call) {
+// A way to the ledger of a tenant.
+function ledgerOf(env, tenant) {
   const namespace = env.LEDGER;
   if (!namespace) throw "there is no binding LEDGER";
-  return namespace.get(namespace.idFromName(tenant)).ask(call);
+  return namespace.get(namespace.idFromName(tenant));
 }
 
 // The same promise, but it is waited for at most so long. `after` sets a deadline, and returns what lifts it.
 function within(after, ms, promise) {
   return new Promise((resolve, reject) => {
     const inTime = after(ms, () => reject(TIMEOUT));
-    promise.then(resolve, reject).finally(inTime);
+    const settle = (act) => (value) => {
+      inTime();
+      act(value);
+    };
+    promise.then(settle(resolve), settle(reject));
   });
 }
 
@@ -74,14 +62,9 @@ function afterTimer(ms, act) {
   return () => clearTimeout(timer);
 }
 
-// The same as `callLedger`, but it is waited for at most so long.
-function askLedger(env, tenant, call, timeoutMs) {
-  return within(afterTimer, timeoutMs, callLedger(env, tenant, call));
-}
-
 // Writes the line of a request that has ended into the log, if it is wanted there, and a data point into the dataset that
 // is bound as ANALYTICS, if one is.
-export function tellLog(env, line, isLogged) {
+function tellLog(env, line, isLogged) {
   if (isLogged) console.log(line);
   if (!env.ANALYTICS) return;
   const request = JSON.parse(line);
@@ -108,12 +91,18 @@ class Clock {
   #timer;
   #dueMs = Infinity;
 
-  // Calls `act` in so many milliseconds, unless what it returns is called before.
-  after(ms, act) {
-    const deadline = { atMs: Date.now() + ms, act };
+  // Calls `act` in so many milliseconds, unless what it returns is called before. One that `lasts` outlives the others.
+  after(ms, act, lasts = false) {
+    const now = Date.now();
+    const deadline = { atMs: now + ms, act, lasts };
     this.#deadlines.add(deadline);
-    this.#arm(deadline.atMs);
+    this.#arm(deadline.atMs, now);
     return () => this.#deadlines.delete(deadline);
+  }
+
+  // Forgets all deadlines but those that last.
+  clear() {
+    for (const deadline of this.#deadlines) if (!deadline.lasts) this.#deadlines.delete(deadline);
   }
 
   stop() {
@@ -123,8 +112,7 @@ class Clock {
   }
 
   // A timer that rings too early is as good: it looks for what is due, and is set again.
-  #arm(atMs) {
-    const now = Date.now();
+  #arm(atMs, now) {
     const dueMs = Math.min(atMs, now + Clock.#LONGEST_MS);
     if (dueMs >= this.#dueMs) return;
     clearTimeout(this.#timer);
@@ -142,7 +130,7 @@ class Clock {
     }
     let next = Infinity;
     for (const { atMs } of this.#deadlines) next = Math.min(next, atMs);
-    if (next < Infinity) this.#arm(next);
+    if (next < Infinity) this.#arm(next, now);
   }
 }
 
@@ -156,6 +144,9 @@ export class Visit {
   #respond;
   #fail;
   #release;
+  // What keeps the request's context: that it goes on, and each thing that a ledger is still to be told.
+  #holds = 1;
+  #isOver = false;
   #runner = new Runner((error) => {
     this.#fail(error);
     this.#end();
@@ -166,6 +157,9 @@ export class Visit {
   #isGone = false;
   #whenGone = [];
   #stopRenewal = () => {};
+  // The way to the ledger that was asked last, and whose that is.
+  #ledger;
+  #ledgerTenant;
 
   constructor(request, env, ctx) {
     this.#request = request;
@@ -203,7 +197,7 @@ export class Visit {
 
   // The same promise, but it is waited for at most so long.
   within(ms, promise) {
-    return within((...deadline) => this.#clock.after(...deadline), ms, promise);
+    return within((ms, act) => this.#clock.after(ms, act), ms, promise);
   }
 
   waitUntil(promise) {
@@ -215,12 +209,22 @@ export class Visit {
     this.#runner.begin(task);
   }
 
-  // All is done: nothing of the request is left.
+  // The answer is complete.
   #end = () => {
+    if (this.#isOver) return;
+    this.#isOver = true;
     this.#stopRenewal();
+    this.#clock.clear();
+    this.#letGo();
+  };
+
+  // The last who lets go leaves nothing of the request.
+  #letGo() {
+    this.#holds -= 1;
+    if (this.#holds > 0) return;
     this.#clock.stop();
     this.#release();
-  };
+  }
 
   // The head: method, path, query, and then those headers, each with a mark before it if it is there.
   head() {
@@ -379,11 +383,38 @@ export class Visit {
   }
 
   askLedger(wait, tenant, call, timeoutMs) {
-    this.#runner.tell(wait, this.within(timeoutMs, callLedger(this.#env, tenant, call)));
+    this.#runner.tell(wait, this.#callLedger(tenant, call, timeoutMs));
   }
 
-  tellLedger(tenant, call) {
-    tellLedger(this.#env, this.#ctx, tenant, call);
+  // Calls the ledger of a tenant; resolves to its reply as text.
+  async #callLedger(tenant, call, timeoutMs, lasts) {
+    if (this.#ledgerTenant !== tenant) {
+      this.#ledger = ledgerOf(this.#env, tenant);
+      this.#ledgerTenant = tenant;
+    }
+    try {
+      return await within((ms, act) => this.#clock.after(ms, act, lasts), timeoutMs, this.#ledger.ask(call));
+    } catch (error) {
+      // A way that failed once may never lead there again.
+      this.#ledgerTenant = undefined;
+      throw error;
+    }
+  }
+
+  // Tells the ledger something that nobody waits for. A call that fails is made again: what is not settled would be
+  // charged as it was reserved.
+  async tellLedger(tenant, call) {
+    this.#holds += 1;
+    for (const pause of [0, ...TELL_AGAIN_MS]) {
+      if (pause > 0) await scheduler.wait(pause);
+      try {
+        await this.#callLedger(tenant, call, TELL_TIMEOUT_MS, true);
+        break;
+      } catch (error) {
+        console.warn(`the ledger of tenant ${tenant} was not told: ${textOf(error)}`);
+      }
+    }
+    this.#letGo();
   }
 
   errand() {
@@ -428,7 +459,8 @@ class Errand {
   }
 
   askLedger(wait, tenant, call, timeoutMs) {
-    this.#runner.tell(wait, askLedger(this.#env, tenant, call, timeoutMs));
+    const ask = async () => within(afterTimer, timeoutMs, ledgerOf(this.#env, tenant).ask(call));
+    this.#runner.tell(wait, ask());
   }
 
   end() {

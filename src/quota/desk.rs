@@ -1,7 +1,8 @@
 //! The desk at which a ledger is asked: it answers calls, writes down what must outlive a restart, and reads it again.
 //!
-//! An admitted request costs one row in the journal, and so does its settlement: slots of the journal are used again
-//! in turn, so that nothing has to be deleted, and every [`JOURNAL_SLOTS`] / 2 entries the whole state is written
+//! An admitted request costs one row in the journal. What is told, and waited for by nobody, is written with the next row,
+//! or in one of its own with whatever else was told within a moment; only then is it answered. Slots of the journal are
+//! used again in turn, so that nothing has to be deleted, and every [`JOURNAL_SLOTS`] / 2 rows the whole state is written
 //! once. A refusal writes nothing; a burst of them is counted in one write some seconds later.
 
 use std::collections::VecDeque;
@@ -10,8 +11,10 @@ use super::call::{Call, Expect, Record, Refusal, Reply, UsageRow};
 use super::ledger::Ledger;
 use super::operation::{Decision, Entry, Report, Reserve};
 
-/// Entries that the journal holds before they are written over.
+/// Rows that the journal holds before they are written over.
 pub const JOURNAL_SLOTS: u64 = 256;
+/// The most operations that wait to be written down.
+const MOST_UNWRITTEN: usize = 64;
 /// How long counts of refusals may stay in memory alone: one write a burst, instead of one a refusal.
 const REFUSALS_MS: u64 = 10_000;
 /// KV takes one write a second for each of its keys.
@@ -20,10 +23,10 @@ const KV_WRITE_MS: u64 = 1000;
 const OVERTAKEN_MS: u64 = 60_000;
 const MOST_OVERTAKEN: usize = 256;
 
-/// An entry as the journal holds it.
+/// A row of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// Counts entries from 1.
+    /// Counts rows from 1.
     pub seq: u64,
     /// When it happened, in milliseconds since 1970.
     pub now_ms: u64,
@@ -70,6 +73,8 @@ pub struct Desk<S> {
     seq: u64,
     /// The last entry in the last snapshot.
     snapshot_seq: u64,
+    /// What has happened and is not written down yet, and when.
+    unwritten: Vec<(u64, Entry)>,
     has_unsaved_refusals: bool,
     /// Promises that were settled before they were asked for, and when: whoever asked has stopped waiting, and one call may
     /// overtake another. It is in memory alone; after a restart such a promise would be held until its lease ends.
@@ -85,14 +90,31 @@ impl<S: Store> Desk<S> {
             ledger.apply(&written.entry, written.now_ms);
             seq = written.seq;
         }
-        Ok(Self { store, ledger, seq, snapshot_seq, has_unsaved_refusals: false, overtaken: VecDeque::new() })
+        Ok(Self {
+            store,
+            ledger,
+            seq,
+            snapshot_seq,
+            unwritten: Vec::new(),
+            has_unsaved_refusals: false,
+            overtaken: VecDeque::new(),
+        })
     }
 
-    /// Answers a call. An error is the store's: the caller does not know whether it has happened, may ask again, and the
-    /// desk has to be opened anew.
+    /// Answers a call. All that has happened is written down by then, except where [`Reply::Done`] is the answer: that one
+    /// may be given once nothing [is unwritten](Self::is_unwritten) any more. An error is the store's: the caller does not
+    /// know whether it has happened, may ask again, and the desk has to be opened anew.
     pub fn answer(&mut self, call: Call, now_ms: u64) -> Result<Reply, String> {
         // What has run out is gone before anything is asked, and what is written down has the ledger's own time.
         let now_ms = self.ledger.expire(now_ms);
+        let reply = self.act(call, now_ms)?;
+        if reply != Reply::Done {
+            self.write_down()?;
+        }
+        Ok(reply)
+    }
+
+    fn act(&mut self, call: Call, now_ms: u64) -> Result<Reply, String> {
         match call {
             Call::Reserve(request) => self.reserve(request, now_ms),
             Call::ReportAndReserve(reports, request) => {
@@ -105,7 +127,7 @@ impl<S: Store> Desk<S> {
             }
             Call::Settle(settle) => {
                 if self.ledger.settle(&settle, now_ms) {
-                    self.write(Entry::Settle(settle), now_ms)?;
+                    self.note(Entry::Settle(settle), now_ms)?;
                 } else {
                     self.overtaken.truncate(MOST_OVERTAKEN - 1);
                     self.overtaken.push_front((settle.lease, now_ms));
@@ -114,13 +136,13 @@ impl<S: Store> Desk<S> {
             }
             Call::Renew { lease, lease_ms } => {
                 if self.ledger.renew(&lease, lease_ms, now_ms) {
-                    self.write(Entry::Renew { lease, lease_ms }, now_ms)?;
+                    self.note(Entry::Renew { lease, lease_ms }, now_ms)?;
                 }
                 Ok(Reply::Done)
             }
             Call::Revoke { key } => {
                 self.ledger.revoke(&key, now_ms);
-                self.write(Entry::Revoke { key }, now_ms)?;
+                self.note(Entry::Revoke { key }, now_ms)?;
                 Ok(Reply::Done)
             }
             Call::Standings { key, .. } if self.ledger.is_revoked(&key) => {
@@ -182,7 +204,7 @@ impl<S: Store> Desk<S> {
             Decision::Revoked => (Some(Refusal::Revoked), 0),
         };
         if refusal.is_none() && !known {
-            self.write(Entry::Reserve(Reserve { spare, ..request }), now_ms)?;
+            self.note(Entry::Reserve(Reserve { spare, ..request }), now_ms)?;
         }
         let standings = self.ledger.standings(&key, limits.0, limits.1, now_ms);
         Ok(Reply::Decided { refusal, standings, spare })
@@ -191,17 +213,38 @@ impl<S: Store> Desk<S> {
     fn report(&mut self, reports: Vec<Report>, now_ms: u64) -> Result<(), String> {
         for report in reports {
             if self.ledger.report(&report, now_ms) {
-                self.write(Entry::Report(report), now_ms)?;
+                self.note(Entry::Report(report), now_ms)?;
             }
         }
         Ok(())
     }
 
-    fn write(&mut self, entry: Entry, now_ms: u64) -> Result<(), String> {
+    /// Has an operation that has happened written down with the next row.
+    fn note(&mut self, entry: Entry, now_ms: u64) -> Result<(), String> {
+        self.unwritten.push((now_ms, entry));
+        if self.unwritten.len() < MOST_UNWRITTEN { Ok(()) } else { self.write_down() }
+    }
+
+    /// Whether something that has happened would not outlive a restart.
+    #[must_use]
+    pub fn is_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// Writes down what has happened, in one row.
+    pub fn write_down(&mut self) -> Result<(), String> {
+        let Some((now_ms, entry)) = self.unwritten.pop() else { return Ok(()) };
         // The slot would be one that no snapshot holds yet: better nothing is promised than something forgotten.
         if self.seq.saturating_sub(self.snapshot_seq) >= JOURNAL_SLOTS {
             return Err("the journal is full, and no snapshot could be written".to_owned());
         }
+        let mut entries = std::mem::take(&mut self.unwritten);
+        let entry = if entries.is_empty() {
+            entry
+        } else {
+            entries.push((now_ms, entry));
+            Entry::Several(entries)
+        };
         self.seq = self.seq.saturating_add(1);
         self.store.append(&Written { seq: self.seq, now_ms, entry })?;
         if self.seq.saturating_sub(self.snapshot_seq) >= JOURNAL_SLOTS / 2 {
@@ -217,6 +260,7 @@ impl<S: Store> Desk<S> {
         let rows: Vec<UsageRow> = usage.into_iter().map(|(by, counts)| UsageRow { by, counts }).collect();
         self.store.checkpoint(self.seq, &self.ledger, &rows)?;
         self.snapshot_seq = self.seq;
+        self.unwritten.clear();
         self.has_unsaved_refusals = false;
         Ok(())
     }

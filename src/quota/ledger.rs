@@ -183,6 +183,7 @@ impl Ledger {
             Entry::Report(report) => drop(self.report(report, now_ms)),
             Entry::Renew { lease, lease_ms } => drop(self.renew(lease, *lease_ms, now_ms)),
             Entry::Revoke { key } => self.revoke(key, now_ms),
+            Entry::Several(entries) => entries.iter().for_each(|(at_ms, entry)| self.apply(entry, *at_ms)),
         }
     }
 

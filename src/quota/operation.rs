@@ -117,6 +117,8 @@ pub enum Entry {
         /// The id of the key.
         key: String,
     },
+    /// All of this, each at its own time, in milliseconds since 1970.
+    Several(Vec<(u64, Entry)>),
 }
 
 /// The answer to a request.

@@ -83,6 +83,8 @@ pub enum Op {
     Die {
         isolate: usize,
     },
+    /// The ledger writes down what it was told, and answers that.
+    WriteDown,
     Restart,
 }
 
@@ -91,13 +93,16 @@ pub enum Loss {
     Nothing,
     Call,
     Reply,
+    /// The ledger restarts before it has written down what it was told.
+    Restart,
 }
 
 pub fn op() -> impl Strategy<Value = Op> {
     let isolate = || 0..3usize;
     let index = any::<Index>;
     let tokens = prop_oneof![6 => Just(TOKENS), 1 => 0..3 * TOKENS];
-    let loss = prop_oneof![4 => Just(Loss::Nothing), 1 => Just(Loss::Call), 1 => Just(Loss::Reply)];
+    let loss =
+        prop_oneof![4 => Just(Loss::Nothing), 1 => Just(Loss::Call), 1 => Just(Loss::Reply), 1 => Just(Loss::Restart)];
     prop_oneof![
         24 => (isolate(), 0..KEYS.len(), tokens, 1..30usize)
             .prop_map(|(isolate, key, tokens, times)| Op::Ask { isolate, key, tokens, times }),
@@ -110,6 +115,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         10 => (isolate(), index(), loss).prop_map(|(isolate, tending, lost)| Op::Tend { isolate, tending, lost }),
         10 => prop_oneof![3 => 1u64..60, 1 => 60u64..600, 1 => 600u64..3000].prop_map(|ms| Op::Pass { ms }),
         1 => isolate().prop_map(|isolate| Op::Die { isolate }),
+        4 => Just(Op::WriteDown),
         2 => Just(Op::Restart),
     ]
 }
@@ -146,6 +152,8 @@ pub struct World {
     pub has_died: bool,
     pub names: u64,
     pub calls: u64,
+    /// What the ledger was told of requests, and has not answered: whoever told it waits, and tells it again.
+    pub unanswered: Vec<Call>,
 }
 
 impl World {
@@ -162,12 +170,33 @@ impl World {
             has_died: false,
             names: 0,
             calls: 0,
+            unanswered: Vec::new(),
         }
     }
 
     pub fn call(&mut self, call: Call) -> Reply {
         self.calls += 1;
-        self.desk.answer(call, self.now_ms).unwrap()
+        let reply = self.desk.answer(call.clone(), self.now_ms).unwrap();
+        if !self.desk.is_unwritten() {
+            self.unanswered.clear();
+        } else {
+            assert_eq!(reply, Reply::Done, "an answer that would not outlive a restart");
+            self.unanswered.extend(Some(call).filter(|call| matches!(call, Call::Settle(_))));
+        }
+        reply
+    }
+
+    pub fn write_down(&mut self) {
+        self.desk.write_down().unwrap();
+        assert!(!self.desk.is_unwritten());
+        self.unanswered.clear();
+    }
+
+    pub fn restart(&mut self) {
+        self.desk = Desk::open(self.desk.store().clone()).unwrap();
+        for call in std::mem::take(&mut self.unanswered) {
+            self.call(call);
+        }
     }
 
     pub fn question(&self, key: usize, tokens: u64) -> Ask<'static> {
@@ -290,10 +319,15 @@ impl World {
         if lost != Loss::Call {
             self.call(Call::Report(reports.clone()));
         }
+        match lost {
+            Loss::Nothing => self.write_down(),
+            Loss::Restart => self.restart(),
+            Loss::Call | Loss::Reply => {}
+        }
         let (slices, now_ms) = (&mut self.isolates[isolate].slices, self.now_ms);
         match lost {
             Loss::Nothing => slices.told(TENANT, &reports, now_ms),
-            Loss::Call | Loss::Reply => slices.not_told(TENANT, &reports, now_ms),
+            Loss::Call | Loss::Reply | Loss::Restart => slices.not_told(TENANT, &reports, now_ms),
         }
         0
     }
@@ -337,8 +371,11 @@ impl World {
                 let Isolate { runs, waiting, .. } = std::mem::take(&mut self.isolates[*isolate]);
                 self.lost_requests += (runs.len() + waiting.len()) as u64;
                 self.has_died = true;
+                // Nobody is left to tell it again.
+                self.unanswered.clear();
             }
-            Op::Restart => self.desk = Desk::open(self.desk.store().clone()).unwrap(),
+            Op::WriteDown => self.write_down(),
+            Op::Restart => self.restart(),
         }
     }
 
