@@ -43,6 +43,9 @@ async function startSystems(run, workloads) {
   return started;
 }
 
+/** For how many times as long as a measurement each warms up: V8 compiles what is called some thousands of times once more. */
+const WARM_UP = 2;
+
 /** What systems do before they are measured: all that is not paced, and a burst where nothing else would warm them up. */
 function rehearsals(workloads) {
   const quick = workloads.filter(({ isPaced }) => !isPaced);
@@ -92,7 +95,7 @@ async function main(run) {
   const before = rehearsals(workloads);
   await compareAnswers(run, before, systems);
   for (const workload of before) {
-    for (const name of workload.systems) await load(run, systems.get(name), workload, Math.min(1, settings.seconds));
+    for (const name of workload.systems) await load(run, systems.get(name), workload, WARM_UP * settings.seconds);
   }
   say("answers are right, everything is warm");
   const found = { taken: new Date().toISOString().slice(0, 10), build: await buildSize() };

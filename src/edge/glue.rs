@@ -133,9 +133,9 @@ extern "C" {
     #[wasm_bindgen(method, js_name = tellLedger)]
     pub(super) fn tell_ledger(this: &Visit, tenant: &str, call: &str);
 
-    /// Tells a ledger the same every `every_ms`, until all is done.
-    #[wasm_bindgen(method, js_name = repeatToLedger)]
-    pub(super) fn repeat_to_ledger(this: &Visit, tenant: &str, call: &str, every_ms: u32);
+    /// Renews a lease until all is done.
+    #[wasm_bindgen(method, js_name = keepRenewed)]
+    pub(super) fn keep_renewed(this: &Visit, tenant: &str, lease: &str, lease_ms: u32);
 
     /// Something that is done in the request's context, whether it goes on or has ended.
     #[wasm_bindgen(method)]

@@ -99,7 +99,7 @@ impl Platform for EdgePlatform {
     type Body = Upstream;
 
     fn now_ms(&self) -> u64 {
-        now_ms()
+        self.waits.now_ms()
     }
 
     async fn kv(&self, key: &str, cache_seconds: u32) -> Result<Option<Vec<u8>>, String> {
@@ -161,8 +161,7 @@ impl Platform for EdgePlatform {
 
     fn keep_renewed(&self, settlement: &Settlement) {
         let Settlement { tenant, lease, lease_ms, .. } = settlement;
-        let call = Call::Renew { lease: lease.clone(), lease_ms: (*lease_ms).into() };
-        self.visit.repeat_to_ledger(tenant, &call_text(&call), lease_ms.div_ceil(3));
+        self.visit.keep_renewed(tenant, lease, *lease_ms);
     }
 
     fn settle_later(&self, tenant: &str, settle: Settle) {

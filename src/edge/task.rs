@@ -9,6 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use wasm_bindgen::prelude::*;
 
+use super::platform::now_ms;
+
 /// What the task of one request waits for, by number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Waits(Rc<WaitsInner>);
@@ -16,6 +18,7 @@ pub(super) struct Waits(Rc<WaitsInner>);
 #[derive(Debug, Default)]
 struct WaitsInner {
     last: Cell<u32>,
+    now_ms: Cell<u64>,
     open: RefCell<BTreeMap<u32, Slot>>,
 }
 
@@ -28,6 +31,11 @@ enum Slot {
 }
 
 impl Waits {
+    /// When the task last went on, in milliseconds since 1970. The runtime's time stands still until it waits again.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.0.now_ms.get()
+    }
+
     /// Waits for what `begin` has the glue begin, under the number that it is given.
     pub(super) fn on(&self, begin: impl FnOnce(u32)) -> Wait {
         let number = self.0.last.get().wrapping_add(1);
@@ -95,6 +103,7 @@ impl Task {
 
     /// Goes on as far as it can; whether it is done.
     pub(super) fn run(&self) -> bool {
+        self.waits.0.now_ms.set(now_ms());
         let mut future = self.future.borrow_mut();
         // Its parts have wakers of their own where there are several; the whole is run whenever something has come.
         let mut context = Context::from_waker(Waker::noop());
