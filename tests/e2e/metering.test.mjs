@@ -243,7 +243,9 @@ suite("leases", () => {
     await gateway.begin();
 
     // Nobody asks this ledger anything: it is the alarm that closes the lease, and the table on disk that tells.
-    const row = await eventually("the alarm to close the lease", () => rowOnDisk(gateway.storage, caller.keyId));
+    const row = await eventually("the alarm to close the lease", () => {
+      return rowOnDisk(gateway.storage, "SELECT requests, prompt_tokens, completion_tokens, estimated, errors FROM usage_1 WHERE key = ?", caller.keyId);
+    });
     assert.deepEqual({ ...row }, { requests: 1, prompt_tokens: 3, completion_tokens: 500, estimated: 1, errors: 1 });
     assert.deepEqual(await caller.usageOf(1), { requests: 1, prompt_tokens: 3, completion_tokens: 500, estimated: 1, refused: 0, errors: 1 });
 
@@ -304,20 +306,32 @@ suite("restarts", () => {
     });
   }
 
-  /** True once so many of the month's tokens are left; asking costs nothing, and writes nothing down. */
+  test("what was settled is on disk a moment later, though nobody asks", async () => {
+    const caller = await gateway.addCaller({ tenant: { tokens_per_day: 1000 } });
+    assert.equal(await statusOf(caller), 200);
+    const settled = `SELECT settled.entry FROM journal_1 AS settled JOIN journal_1 AS reserved ON settled.seq > reserved.seq
+      WHERE json_extract(reserved.entry, '$[1].reserve.key') = ?
+      AND json_extract(settled.entry, '$[1].settle.lease') = json_extract(reserved.entry, '$[1].reserve.lease')`;
+    await eventually("the settlement to be written", () => rowOnDisk(gateway.storage, settled, caller.keyId));
+    await gateway.kill();
+    await gateway.begin();
+    assert.deepEqual(await caller.usageOf(1), { requests: 1, refused: 0, errors: 0, ...REPORTED });
+  });
+
+  /** True once so many of the month's tokens are left; asking costs nothing, and has written down what was told before. */
   async function settledTokens(caller, expected) {
     const { headers } = await caller.get("/v1/models");
     return Number(headers["x-ratelimit-remaining-tokens"]) === expected ? true : undefined;
   }
 });
 
-/** The row of usage that a ledger has on disk for a key, if there is one. It is only read, while the ledger may write. */
-function rowOnDisk(folder, keyId) {
+/** A row that some ledger has on disk, if there is one. It is only read, while the ledger may write. */
+function rowOnDisk(folder, query, ...bindings) {
   const files = readdirSync(folder, { recursive: true }).filter((name) => name.endsWith(".sqlite"));
   for (const file of files) {
     const database = new DatabaseSync(join(folder, file), { readOnly: true });
     try {
-      const row = database.prepare("SELECT requests, prompt_tokens, completion_tokens, estimated, errors FROM usage_1 WHERE key = ?").get(keyId);
+      const row = database.prepare(query).get(...bindings);
       if (row) return row;
     } catch (error) {
       // Other objects of the runtime's have no such table; and the owner may be writing just now.
