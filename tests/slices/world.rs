@@ -177,11 +177,11 @@ impl World {
     pub fn call(&mut self, call: Call) -> Reply {
         self.calls += 1;
         let reply = self.desk.answer(call.clone(), self.now_ms).unwrap();
-        if !self.desk.is_unwritten() {
-            self.unanswered.clear();
-        } else {
+        if self.desk.is_unwritten() {
             assert_eq!(reply, Reply::Done, "an answer that would not outlive a restart");
             self.unanswered.extend(Some(call).filter(|call| matches!(call, Call::Settle(_))));
+        } else {
+            self.unanswered.clear();
         }
         reply
     }
