@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { startPortkey } from "./portkey.mjs";
 import { firstLine, start } from "./processes.mjs";
-import { javaScript, ledgerAlone, ours, records } from "./workerd.mjs";
+import { javaScript, ledgerAlone, ours, records, withObject } from "./workerd.mjs";
 
 const BENCHES = path.dirname(import.meta.dirname);
 const TOOLS = path.join(BENCHES, "tools/target/release");
@@ -24,9 +24,9 @@ const byScript = (workload) => `/${workload.script}/v1/completions`;
 // Our Worker with these settings in its configuration.
 const gateway = (settings, build = BUILD) => ({ start: (run, name) => startGateway(run, name, settings, build) });
 
-const javaScriptWorker = (file) => ({
+const javaScriptWorker = (file, configOf = javaScript) => ({
   async start(run, name) {
-    const workerd = await startWorkerd(run, name, [workerFile(file)], () => javaScript(run.compat, file, run.upstream.port));
+    const workerd = await startWorkerd(run, name, [workerFile(file)], (disk) => configOf(run.compat, file, run.upstream.port, disk));
     return { ...workerd, path: byScript };
   },
 });
@@ -37,6 +37,8 @@ export const SYSTEMS = {
   "pass-through": javaScriptWorker("pass_through.js"),
   "pull-identity": javaScriptWorker("pull_identity.js"),
   "js-rewriter": javaScriptWorker("transform.js"),
+  "js-least": javaScriptWorker("least.js"),
+  "js-least-ledger": javaScriptWorker("least.js", withObject),
   gateway: gateway({}),
   "gateway-no-slices": gateway({ quota: { slice_ms: 0 } }),
   "gateway-quota-off": gateway({ quota: { enabled: false } }),

@@ -92,8 +92,9 @@ export function targetTable(targets) {
     `${target.isAtLeast ? "≥" : "≤"} ${target.limit}`,
     target.value ? shown(target.value, digits(2)) : "",
     sign(target),
+    target.bound ? shown(target.bound, digits(2)) : "",
   ]);
-  return `## Targets\n\n${table([["figure", "target", "measured", "met"], ...rows])}`;
+  return `## Targets\n\n${table([["figure", "target", "measured", "met", "the least that a Worker can"], ...rows])}`;
 }
 
 export function coldTable(starts) {

@@ -63,6 +63,21 @@ export function javaScript(compat, file, upstreamPort) {
   ]);
 }
 
+/** The same, with an object that it may call. */
+export function withObject(compat, file, upstreamPort, disk) {
+  return config([
+    worker("main", compat, {
+      modules: [`(name = ${quote(file)}, esModule = embed ${quote(file)})`],
+      bindings: [
+        `(name = "UPSTREAM", text = ${quote(`http://127.0.0.1:${upstreamPort}`)})`,
+        `(name = "EMPTY", durableObjectNamespace = "EmptyObject")`,
+      ],
+      objects: "EmptyObject",
+    }),
+    storage(disk),
+  ]);
+}
+
 /** Our Worker. `disk` is an empty folder, for the ledger. */
 export function ours(compat, kvRecords, disk) {
   return config([

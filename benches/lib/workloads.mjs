@@ -7,7 +7,8 @@ const EVENTS = 201;
 const SHORT_EVENTS = 5;
 
 const WORKERS = ["pass-through", "pull-identity", "js-rewriter", "gateway", "gateway-quota-off", "gateway-other-build", "portkey"];
-const ANSWERING = ["straight", "pass-through", "gateway", "gateway-no-slices", "gateway-quota-off", "gateway-other-build", "portkey"];
+const BURST = ["straight", ...WORKERS.toSpliced(3, 0, "js-least")];
+const ANSWERING = ["straight", "pass-through", "js-least", "js-least-ledger", "gateway", "gateway-no-slices", "gateway-quota-off", "gateway-other-build", "portkey"];
 
 // Streams at a human pace take 4 s each; they begin spread over a second. Connections begin streams for `seconds`, and all
 // streams go on to their end.
@@ -36,8 +37,8 @@ export const WORKLOADS = [
     connections,
     systems: ANSWERING,
   })),
-  { name: "burst-one", title: "streams of 200 events, one a write, 16 connections", script: "one", stream: true, events: EVENTS, connections: 16, systems: ["straight", ...WORKERS] },
-  { name: "burst-many", title: "streams of 200 events, 16 a write, 16 connections", script: "many", stream: true, events: EVENTS, connections: 16, systems: ["straight", ...WORKERS] },
+  { name: "burst-one", title: "streams of 200 events, one a write, 16 connections", script: "one", stream: true, events: EVENTS, connections: 16, systems: BURST },
+  { name: "burst-many", title: "streams of 200 events, 16 a write, 16 connections", script: "many", stream: true, events: EVENTS, connections: 16, systems: BURST },
   { name: "ttft", title: "time to the first token, 1 connection", script: "short", stream: true, events: SHORT_EVENTS, connections: 1, systems: ["straight", ...WORKERS] },
   paced(32, ["straight", ...WORKERS.filter((name) => name !== "gateway-quota-off")]),
   paced(150, ["pass-through", "pull-identity", "js-rewriter", "gateway", "gateway-other-build"]),
