@@ -55,27 +55,12 @@ export function records(upstreamPort, key, scripts, { model, ...settings }) {
 
 /** A Worker of one file that knows its upstream and nothing else. */
 export function javaScript(compat, file, upstreamPort) {
-  return config([
-    worker("main", compat, {
-      modules: [`(name = ${quote(file)}, esModule = embed ${quote(file)})`],
-      bindings: [`(name = "UPSTREAM", text = ${quote(`http://127.0.0.1:${upstreamPort}`)})`],
-    }),
-  ]);
+  return config([fileWorker(compat, file, [upstreamBinding(upstreamPort)])]);
 }
 
 /** The same, with an object that it may call. */
 export function withObject(compat, file, upstreamPort, disk) {
-  return config([
-    worker("main", compat, {
-      modules: [`(name = ${quote(file)}, esModule = embed ${quote(file)})`],
-      bindings: [
-        `(name = "UPSTREAM", text = ${quote(`http://127.0.0.1:${upstreamPort}`)})`,
-        `(name = "EMPTY", durableObjectNamespace = "EmptyObject")`,
-      ],
-      objects: "EmptyObject",
-    }),
-    storage(disk),
-  ]);
+  return config([fileWorker(compat, file, [upstreamBinding(upstreamPort), EMPTY_BINDING], "EmptyObject"), storage(disk)]);
 }
 
 /** Our Worker. `disk` is an empty folder, for the ledger. */
@@ -93,14 +78,17 @@ export function ours(compat, kvRecords, disk) {
 /** The ledger of our Worker, with a client that asks nothing but it, and an object beside it that does nothing. */
 export function ledgerAlone(compat, disk) {
   return config([
-    worker("main", compat, {
-      modules: [`(name = "ledger_client.js", esModule = embed "ledger_client.js")`],
-      bindings: [ledgerBinding("ours"), `(name = "EMPTY", durableObjectNamespace = "EmptyObject")`],
-      objects: "EmptyObject",
-    }),
+    fileWorker(compat, "ledger_client.js", [ledgerBinding("ours"), EMPTY_BINDING], "EmptyObject"),
     ourWorker("ours", compat, []),
     storage(disk),
   ]);
+}
+
+const EMPTY_BINDING = `(name = "EMPTY", durableObjectNamespace = "EmptyObject")`;
+const upstreamBinding = (port) => `(name = "UPSTREAM", text = ${quote(`http://127.0.0.1:${port}`)})`;
+
+function fileWorker(compat, file, bindings, objects) {
+  return worker("main", compat, { modules: [`(name = ${quote(file)}, esModule = embed ${quote(file)})`], bindings, objects });
 }
 
 function ourWorker(name, compat, bindings) {

@@ -20,8 +20,7 @@ pub struct LedgerObject {
     desk: RefCell<Option<Desk<SqlStore>>>,
     /// When the alarm will ring, as far as this incarnation knows.
     alarm_ms: Cell<Option<u64>>,
-    /// Whether somebody waits for what was told to be written down, and whether it was thrown away with a desk.
-    is_owing: Cell<bool>,
+    /// Whether a desk was thrown away with something that was told and not written down, for which somebody waits.
     is_lost: Cell<bool>,
 }
 
@@ -35,7 +34,6 @@ impl LedgerObject {
             storage: Storage::new(ctx),
             desk: RefCell::default(),
             alarm_ms: Cell::default(),
-            is_owing: Cell::default(),
             is_lost: Cell::default(),
         }
     }
@@ -46,22 +44,16 @@ impl LedgerObject {
         let call: Call = serde_json::from_str(call)?;
         let (reply, is_owed, wake_ms) = self.at_desk(|desk, now_ms| {
             let reply = desk.answer(call, now_ms)?;
-            let is_owed = reply == Reply::Done && desk.is_unwritten();
-            Ok((reply, is_owed, desk.wake_ms(now_ms)))
+            Ok((reply, desk.is_unwritten(), desk.wake_ms(now_ms)))
         })?;
         self.wake_at(wake_ms)?;
-        if is_owed {
-            self.is_owing.set(true);
-            return Ok(None);
-        }
-        Ok(Some(serde_json::to_string(&reply)?))
+        Ok(if is_owed { None } else { Some(serde_json::to_string(&reply)?) })
     }
 
     /// Writes down what was told. Answers all who wait for that; they have to tell it again if it fails.
     #[wasm_bindgen(js_name = writeDown)]
     pub fn write_down(&self) -> Result<String, JsError> {
         let written = self.at_desk(|desk, _| desk.write_down());
-        self.is_owing.set(false);
         let is_lost = self.is_lost.take();
         written?;
         if is_lost {
@@ -88,14 +80,13 @@ impl LedgerObject {
                 Some(desk) => desk,
                 None => Desk::open(SqlStore::open(self.storage.clone())?)?,
             };
-            let result = act(&mut desk, now_ms())?;
+            let was_unwritten = desk.is_unwritten();
+            let result =
+                act(&mut desk, now_ms()).inspect_err(|_| self.is_lost.set(self.is_lost.get() || was_unwritten))?;
             *place = Some(desk);
             Ok(result)
         };
-        attempt().map_err(|why: String| {
-            self.is_lost.set(self.is_owing.get());
-            JsError::new(&why)
-        })
+        attempt().map_err(|why: String| JsError::new(&why))
     }
 
     /// Has the alarm ring when the next promise runs out. One that rings earlier is left as it is: it will set the next

@@ -195,8 +195,8 @@ export class Visit {
   }
 
   // The same promise, but it is waited for at most so long.
-  within(ms, promise) {
-    return within((ms, act) => this.#clock.after(ms, act), ms, promise);
+  within(ms, promise, lasts) {
+    return within((ms, act) => this.#clock.after(ms, act, lasts), ms, promise);
   }
 
   waitUntil(promise) {
@@ -391,7 +391,7 @@ export class Visit {
       this.#ledgerTenant = tenant;
     }
     try {
-      return await within((ms, act) => this.#clock.after(ms, act, lasts), timeoutMs, this.#ledger.ask(call));
+      return await this.within(timeoutMs, this.#ledger.ask(call), lasts);
     } catch (error) {
       // A way that failed once may never lead there again.
       this.#ledgerTenant = undefined;
@@ -422,7 +422,6 @@ export class Visit {
   // Renews a lease until all is done. Few requests take that long: the call is written when it is due.
   keepRenewed(tenant, lease, leaseMs) {
     const renew = () => {
-      if (this.#isOver) return;
       this.tellLedger(tenant, JSON.stringify({ renew: { lease, lease_ms: leaseMs } }));
       this.keepRenewed(tenant, lease, leaseMs);
     };

@@ -47,13 +47,13 @@ pub struct StoredRecord {
 
 /// Where a desk writes things down. What a method writes is kept whole or not at all.
 pub trait Store {
-    /// The last whole state and the number of the last entry in it.
+    /// The last whole state and the number of the last row in it.
     fn snapshot(&self) -> Result<Option<(u64, Ledger)>, String>;
-    /// Entries after `seq`, in order.
+    /// Rows after `seq`, in order.
     fn journal_after(&self, seq: u64) -> Result<Vec<Written>, String>;
-    /// Writes an entry into the slot `seq % JOURNAL_SLOTS`.
+    /// Writes a row into the slot `seq % JOURNAL_SLOTS`.
     fn append(&mut self, written: &Written) -> Result<(), String>;
-    /// Writes the whole state, up to entry `seq`, and adds to the counts of usage: both or neither.
+    /// Writes the whole state, up to row `seq`, and adds to the counts of usage: both or neither.
     fn checkpoint(&mut self, seq: u64, ledger: &Ledger, usage: &[UsageRow]) -> Result<(), String>;
     /// The counts from one day to another.
     fn usage(&self, from: &str, to: &str) -> Result<Vec<UsageRow>, String>;
@@ -71,7 +71,7 @@ pub struct Desk<S> {
     store: S,
     ledger: Ledger,
     seq: u64,
-    /// The last entry in the last snapshot.
+    /// The last row in the last snapshot.
     snapshot_seq: u64,
     /// What has happened and is not written down yet, and when.
     unwritten: Vec<(u64, Entry)>,

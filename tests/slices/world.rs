@@ -179,7 +179,9 @@ impl World {
         let reply = self.desk.answer(call.clone(), self.now_ms).unwrap();
         if self.desk.is_unwritten() {
             assert_eq!(reply, Reply::Done, "an answer that would not outlive a restart");
-            self.unanswered.extend(Some(call).filter(|call| matches!(call, Call::Settle(_))));
+            if matches!(call, Call::Settle(_)) {
+                self.unanswered.push(call);
+            }
         } else {
             self.unanswered.clear();
         }
@@ -325,9 +327,10 @@ impl World {
             Loss::Call | Loss::Reply => {}
         }
         let (slices, now_ms) = (&mut self.isolates[isolate].slices, self.now_ms);
-        match lost {
-            Loss::Nothing => slices.told(TENANT, &reports, now_ms),
-            Loss::Call | Loss::Reply | Loss::Restart => slices.not_told(TENANT, &reports, now_ms),
+        if lost == Loss::Nothing {
+            slices.told(TENANT, &reports, now_ms);
+        } else {
+            slices.not_told(TENANT, &reports, now_ms);
         }
         0
     }
