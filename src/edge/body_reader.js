@@ -13,6 +13,9 @@ const AHEAD_BYTES = 32 * 1024;
 const QUICK_READS = 4;
 const QUICK_MS = 3;
 const LARGE_BYTES = 2048;
+// So many reads at most are not timed after one that had to wait, half as many as have in a row: asking for the time twice
+// costs an event two per cent, and where each read waits the answer is known.
+const UNTIMED_MOST = 7;
 // How long a backlog may gather before it is read: this long at first, and longer while it lasts, which is as long as
 // that brings several events. One or two are what an upstream brings that is merely brisk, and nothing holds them back.
 const GATHER_MS = 4;
@@ -30,6 +33,9 @@ function give(buffer) {
   if (free && free.length < SPARES) free.push(buffer);
 }
 
+// What a read of a body brings that has ended.
+const END = { done: true };
+
 // The runtime never lets go of what a body broke off with, nor that of the functions that were waiting for it, and so of
 // all that the request held, until its stack has been made text.
 export function letGo(error) {
@@ -42,9 +48,12 @@ export class BodyReader {
   #reader;
   #buffer = take(READ_BYTES);
   #ended = false;
-  #failure;
-  // How many reads in a row did not have to wait, and whether what comes is a backlog.
+  // When the last read that is timed began, and how many are not from now on; how many in a row did not have to wait, or
+  // had to; and whether what comes is a backlog.
+  #beganMs = 0;
+  #untimed = 0;
   #quick = 0;
+  #slow = 0;
   #isBacklog = false;
   // What pumps the other branch, once what comes is read ahead.
   #pumped;
@@ -66,29 +75,23 @@ export class BodyReader {
     this.#reader = body.getReader({ mode: "byob" });
   }
 
-  // The next bytes, or undefined at the end. They are good until the next read: the buffer is one and the same.
-  async read() {
-    if (this.#failure) throw this.#failure;
-    if (this.#ended) return undefined;
-    if (this.#gatherMs > 0) await this.#gather();
-    if (this.#ended) return undefined;
-    const beganMs = Date.now();
-    let piece;
-    try {
-      piece = await this.#reader.read(new Uint8Array(this.#buffer));
-    } catch (error) {
-      letGo(error);
-      this.#failure = error;
-      throw error;
-    }
-    const { done, value } = piece;
+  // Begins the next read: `taken` makes bytes of what this resolves to. It is the runtime's own promise wherever it can be:
+  // one of ours in between costs an event some per cent.
+  read() {
+    const gathered = this.#gatherMs > 0 && !this.#ended && this.#gather();
+    return gathered ? gathered.then(() => this.#begin()) : this.#begin();
+  }
+
+  // The bytes that a read brought, or undefined at the end. They are good until the next read: the buffer is one and the
+  // same.
+  taken({ done, value }) {
     if (done) {
       this.#ended = true;
       if (value) give(value.buffer);
       return undefined;
     }
     this.#buffer = value.buffer;
-    this.#judge(value.byteLength, Date.now() - beganMs <= QUICK_MS);
+    this.#judge(value.byteLength);
     if (this.#pumped) {
       this.#readBytes += value.byteLength;
       if (this.#readBytes >= this.#pumpedBytes) this.#caughtUp();
@@ -105,7 +108,7 @@ export class BodyReader {
   // Reads all that is left, which nobody wants.
   async drain() {
     do this.#gatherMs = 0;
-    while (!this.#pumped && (await this.read()) !== undefined);
+    while (!this.#pumped && this.taken(await this.read()) !== undefined);
     // Else the tee would keep for it what the other branch reads.
     if (this.#pumped) this.#reader.cancel().catch(() => {});
     this.#readBytes = Infinity;
@@ -124,20 +127,31 @@ export class BodyReader {
   }
 
   // Whether the next read finds a backlog, which is read ahead from the first time on.
-  #judge(bytes, wasQuick) {
-    this.#quick = wasQuick ? this.#quick + 1 : 0;
+  #judge(bytes) {
+    const isLarge = bytes >= LARGE_BYTES;
+    if (this.#untimed > 0) {
+      this.#untimed -= 1;
+      if (!isLarge) return;
+    } else {
+      const wasQuick = Date.now() - this.#beganMs <= QUICK_MS;
+      this.#quick = wasQuick ? this.#quick + 1 : 0;
+      this.#slow = wasQuick ? 0 : this.#slow + 1;
+      this.#untimed = Math.min(this.#slow >> 1, UNTIMED_MOST);
+    }
     let gatherMs = 0;
     if (this.#isBacklog) {
-      this.#isBacklog = wasQuick && bytes >= LASTING_BYTES;
+      this.#isBacklog = this.#slow === 0 && bytes >= LASTING_BYTES;
       if (this.#isBacklog) gatherMs = Math.min(2 * this.#gatherMs, GATHER_MOST_MS);
       else this.#quick = 0;
-    } else if (this.#quick >= QUICK_READS || bytes >= LARGE_BYTES) {
+    } else if (this.#quick >= QUICK_READS || isLarge) {
       this.#isBacklog = true;
+      this.#untimed = 0;
       gatherMs = GATHER_MS;
     }
     this.#gatherMs = Math.max(gatherMs, this.#leastMs);
   }
 
+  // What is to be waited for before the next read, if anything is.
   #gather() {
     if (!this.#pumped) this.#readAhead();
     if (this.#isWhole || this.#readBytes < this.#pumpedBytes) return undefined;
@@ -148,6 +162,12 @@ export class BodyReader {
         act();
       };
     });
+  }
+
+  #begin() {
+    if (this.#ended) return Promise.resolve(END);
+    if (this.#untimed === 0) this.#beganMs = Date.now();
+    return this.#reader.read(new Uint8Array(this.#buffer));
   }
 
   #readAhead() {

@@ -1,4 +1,5 @@
 // The stream that a client reads: what its upstreams say, through the transcoder.
+import { letGo } from "./body_reader.js";
 import { trapped } from "./trap.js";
 
 // What a client is sent while its upstream is silent: a comment, which no client takes for an event.
@@ -17,6 +18,10 @@ class Single {
   next() {
     return this.upstream.next();
   }
+
+  taken(result) {
+    return this.upstream.taken(result);
+  }
 }
 
 // Reads several upstreams at once, each with at most one read under way. What has come waits in a queue: a race of
@@ -28,13 +33,14 @@ class Several {
   #upstreams;
   #busy = new Set();
   #pieces = [];
+  #bytes;
   #wake = () => {};
 
   constructor(upstreams) {
     this.#upstreams = upstreams;
   }
 
-  // The next bytes of whichever has something first: undefined at its end.
+  // Waits for whichever has something first.
   async next() {
     // Its bytes were good until now.
     this.#busy.delete(this.source);
@@ -48,13 +54,18 @@ class Several {
     this.source = source;
     this.upstream = upstream;
     if (failure) throw failure.error;
-    return bytes;
+    this.#bytes = bytes;
+  }
+
+  // Its bytes, or undefined at its end.
+  taken() {
+    return this.#bytes;
   }
 
   async #read(source, upstream) {
     const piece = { source, upstream };
     try {
-      piece.bytes = await upstream.next();
+      piece.bytes = upstream.taken(await upstream.next());
     } catch (error) {
       piece.failure = { error };
     }
@@ -64,25 +75,31 @@ class Several {
 }
 
 // How silent a stream's upstreams are; what they say may be heard `gatherMs` late. `begin` and `end` enclose the times in
-// which the client waits for them: a client that does not read keeps nobody waiting. One timer a stream, and nothing to pay
-// for an event.
+// which the client waits for them: a client that does not read keeps nobody waiting. One timer a stream, and next to nothing
+// to pay for an event: the time is asked for when the timer rings, and what was heard since the last time counts as heard
+// then.
 function watch({ keepaliveMs, firstTokenMs, idleMs, gatherMs }, { sources, keepalive, expire }) {
-  const step = Math.max(Math.min(keepaliveMs || idleMs, firstTokenMs, idleMs) / 4, 10);
-  // Since when the first text is waited for.
+  const step = Math.max(Math.min(keepaliveMs || idleMs, firstTokenMs, idleMs) / 8, 10);
+  // Since when the first text is waited for, and when the client was sent something last.
   let since = Date.now();
-  // When each source was heard last; those that have begun to give text.
+  let sent = since;
+  // When each source was heard last that has begun to give text.
   const heard = new Map();
+  // What has happened since the timer rang.
+  const heardSince = new Set();
+  let hasSent = false;
   const begun = new Set();
   let waits = false;
-  let sent = since;
   const silence = (now) => (source) =>
-    begun.has(source) ? now - (heard.get(source) ?? now) >= idleMs + gatherMs : now - since >= firstTokenMs;
+    begun.has(source) ? now - heard.get(source) >= idleMs + gatherMs : now - since >= firstTokenMs;
   const look = () => {
     const now = Date.now();
+    for (const source of waits ? heardSince : begun) heard.set(source, now);
+    heardSince.clear();
+    if (hasSent || !waits) sent = now;
+    hasSent = false;
     if (!waits) {
-      for (const source of begun) heard.set(source, now);
       since = now;
-      sent = now;
     } else if ([...sources()].some(silence(now))) {
       expire();
     } else if (keepaliveMs > 0 && now - sent >= keepaliveMs + gatherMs) {
@@ -96,11 +113,10 @@ function watch({ keepaliveMs, firstTokenMs, idleMs, gatherMs }, { sources, keepa
     end: () => (waits = false),
     // A source was heard, with text for the client or without.
     hear(source, text) {
-      const now = Date.now();
-      heard.set(source, now);
+      heardSince.add(source);
       if (!text) return;
       begun.add(source);
-      sent = now;
+      hasSent = true;
     },
     stop: () => clearInterval(timer),
   };
@@ -173,58 +189,59 @@ export function pump(first, sources, transcoder, visit, release, times) {
   visit.whenGone(() => {
     if (live) gone();
   });
+  // What has come: the bytes of a source, or the end of it, without bytes. Reads on if there is nothing for the client.
+  const take = (bytes, broken) => {
+    // The client went away while we waited.
+    if (!live) return undefined;
+    if (broken && visit.isGone) return gone();
+    const { source, upstream } = reading;
+    let out;
+    try {
+      out = bytes === undefined ? transcoder.end(source, broken) : transcoder.push(source, bytes);
+    } catch (error) {
+      // The client must see a broken stream, not an ended one.
+      throw abandon(error);
+    }
+    const hasText = out.byteLength > 0;
+    if (hasText || transcoder.heard) watcher.hear(source, hasText);
+    if (hasText) {
+      controller.enqueue(out);
+      if (gatherMs > 0) upstream.gather(gatherMs);
+    }
+    const { over } = transcoder;
+    if (over || upstreams.size > 1) {
+      // 0: it has more to say, 1: it has said all, 2: nobody wants what it would say.
+      const progress = transcoder.progress(source);
+      if (progress === 1) upstream.release();
+      else if (progress === 2) upstream.cancel();
+      if (progress !== 0) upstreams.delete(source);
+    }
+    if (over) {
+      cancel();
+      controller.close();
+      finish();
+      return undefined;
+    }
+    if (!hasText) return read();
+    watcher.end();
+    return undefined;
+  };
+  const took = (result) => take(reading.taken(result), false);
+  const broke = (error) => {
+    letGo(error);
+    return take(undefined, true);
+  };
+  // Functions that serve the whole stream, and no async one: those cost every event two promises and their garbage.
+  const read = () => reading.next().then(took, broke);
   return new ReadableStream(
     {
       start(streamController) {
         controller = streamController;
         controller.enqueue(first);
       },
-      async pull() {
+      pull() {
         watcher.begin();
-        for (;;) {
-          let bytes;
-          let broken = false;
-          try {
-            bytes = await reading.next();
-          } catch {
-            broken = true;
-          }
-          // The client went away while we waited.
-          if (!live) return;
-          if (broken && visit.isGone) return gone();
-          const { source, upstream } = reading;
-          let out;
-          try {
-            out = bytes === undefined ? transcoder.end(source, broken) : transcoder.push(source, bytes);
-          } catch (error) {
-            // The client must see a broken stream, not an ended one.
-            throw abandon(error);
-          }
-          const hasText = out.byteLength > 0;
-          if (hasText || transcoder.heard) watcher.hear(source, hasText);
-          if (hasText) {
-            controller.enqueue(out);
-            if (gatherMs > 0) upstream.gather(gatherMs);
-          }
-          const { over } = transcoder;
-          if (over || upstreams.size > 1) {
-            // 0: it has more to say, 1: it has said all, 2: nobody wants what it would say.
-            const progress = transcoder.progress(source);
-            if (progress === 1) upstream.release();
-            else if (progress === 2) upstream.cancel();
-            if (progress !== 0) upstreams.delete(source);
-          }
-          if (over) {
-            cancel();
-            controller.close();
-            finish();
-            return;
-          }
-          if (hasText) {
-            watcher.end();
-            return;
-          }
-        }
+        return read();
       },
       cancel() {
         if (live) gone();

@@ -93,7 +93,7 @@ export class Upstream {
     return this.#body;
   }
 
-  // The next bytes, or undefined at the end. They are good until the next read: the buffer is one and the same.
+  // An answer without a body has ended.
   #read() {
     return this.#reader?.read() ?? Promise.resolve();
   }
@@ -106,11 +106,12 @@ export class Upstream {
   // Resolves when `take` has something; waits at most so long. Whoever does not wait to the end loses nothing.
   ready(waitMs) {
     if (this.#piece) return Promise.resolve();
-    const keep = (bytes) => {
-      this.#piece = { bytes };
+    const keep = (result) => {
+      this.#piece = { bytes: this.#body?.taken(result) };
       this.#reading = undefined;
     };
     const forget = (error) => {
+      letGo(error);
       this.#reading = undefined;
       throw this.#visit.isGone ? GONE : error;
     };
@@ -127,11 +128,16 @@ export class Upstream {
     return bytes;
   }
 
-  // The next bytes, or undefined at the end.
+  // Waits for the next bytes: `taken` has them once this has resolved, and is given what this resolves to.
   next() {
-    if (this.#piece) return Promise.resolve(this.take());
-    if (this.#reading) return this.#reading.then(() => this.take());
-    return this.#read();
+    if (this.#piece) return Promise.resolve();
+    return this.#reading ?? this.#read();
+  }
+
+  // The bytes that were waited for, or undefined at the end. They are good until the next are waited for: the buffer is
+  // one and the same.
+  taken(result) {
+    return this.#piece ? this.take() : this.#body?.taken(result);
   }
 
   // All bytes, if they are at most `limit` and come in time.
@@ -154,8 +160,9 @@ export class Upstream {
       try {
         await this.#reading;
         await this.#reader?.drain();
-      } catch {
+      } catch (error) {
         // It broke, which is an end too.
+        letGo(error);
       } finally {
         clearTimeout(timer);
       }
