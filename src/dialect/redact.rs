@@ -4,9 +4,10 @@
 /// Cleans messages of one upstream.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor {
-    /// In lower case: the upstream's key, host and account, also percent-encoded.
-    secrets: Vec<String>,
-    /// The upstream's name for the model, and ours.
+    /// The upstream's key, if it has one.
+    secret: Option<String>,
+    base_url: String,
+    /// The upstream's name for the model, and ours, where they differ.
     model: Option<(String, String)>,
 }
 
@@ -18,33 +19,36 @@ const MAX_CHARS: usize = 2000;
 
 impl Redactor {
     /// A redactor that knows what must never be seen: the upstream's key, if it has one, also in the parts that colons
-    /// make of it, as of AWS's keys, and its base URL; and that calls the model by the name that the client used.
+    /// make of it, as of AWS's keys, and its base URL; and that calls the model by the name that the client used. It
+    /// looks closer at them when there is a message: nearly every request has none.
     #[must_use]
     pub fn new(secret: Option<&str>, base_url: &str, upstream_model: &str, public_model: &str) -> Self {
+        let model = (upstream_model != public_model && upstream_model.len() > 2)
+            .then(|| (upstream_model.to_owned(), public_model.to_owned()));
+        Self { secret: secret.map(str::to_owned), base_url: base_url.to_owned(), model }
+    }
+
+    /// In lower case: the upstream's key, host and account, also percent-encoded.
+    fn secrets(&self) -> Vec<String> {
+        let (secret, base_url) = (self.secret.as_deref(), self.base_url.as_str());
         let host = base_url.split_once("://").map_or(base_url, |(_, rest)| rest);
         let host = host.split(['/', '?']).next().unwrap_or_default();
         // An account's number in the path. Words of a route are shorter, or have no digit.
         let is_account = |part: &&str| part.len() >= 16 && part.bytes().any(|byte| byte.is_ascii_digit());
         let accounts = base_url.split('/').skip(3).filter(is_account);
-        let mut secrets = Vec::new();
         let parts = secret.into_iter().flat_map(|secret| secret.split(':'));
         let parts = parts.filter(|part| part.len() >= MIN_PART_BYTES && Some(*part) != secret);
         let plains = secret.into_iter().chain(parts).chain([base_url, host]).chain(accounts);
-        for plain in plains.filter(|secret| secret.len() > 2) {
-            secrets.push(plain.to_ascii_lowercase());
-            secrets.push(percent_encoded(plain).to_ascii_lowercase());
-        }
-        let model = (upstream_model != public_model && upstream_model.len() > 2)
-            .then(|| (upstream_model.to_owned(), public_model.to_owned()));
-        Self { secrets, model }
+        let plains = plains.filter(|plain| plain.len() > 2);
+        plains.flat_map(|plain| [plain.to_ascii_lowercase(), percent_encoded(plain).to_ascii_lowercase()]).collect()
     }
 
     /// The message without what the client must not see.
     #[must_use]
     pub fn redact(&self, message: &str) -> String {
         let mut text = message.to_owned();
-        for secret in &self.secrets {
-            text = replace_ignoring_case(&text, secret);
+        for secret in self.secrets() {
+            text = replace_ignoring_case(&text, &secret);
         }
         let mut clean = String::with_capacity(text.len());
         for piece in text.split_inclusive(is_boundary) {

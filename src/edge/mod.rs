@@ -17,7 +17,7 @@ use crate::admin::{self as admin_api, is_admin_path};
 use crate::gateway::{Entropy, Gateway, Head, Patience, Reply, ReplyBody, StreamBody};
 
 use glue::Visit;
-use platform::{EdgePlatform, Upstream, lines};
+use platform::{EdgePlatform, Upstream, lines, written};
 use pump::Pump;
 use task::{Task, Waits};
 
@@ -83,8 +83,7 @@ fn answer(reply: Reply<Upstream>, visit: &Visit) {
     let (status, bytes) = (reply.status, |bytes: &[u8]| js_sys::Uint8Array::from(bytes));
     match reply.body {
         ReplyBody::Empty => visit.answer(status, &headers, None),
-        // What we write is text. As a string it costs the runtime less than as an array of bytes.
-        ReplyBody::Bytes(body) => visit.answer(status, &headers, Some(&String::from_utf8_lossy(&body))),
+        ReplyBody::Bytes(body) => visit.answer(status, &headers, Some(&written(&body))),
         ReplyBody::Chunks(chunks) => visit.answer_chunks(status, &headers, bytes(&chunks)),
         ReplyBody::Stream(stream) => {
             let StreamBody { first, upstreams, transcoder, closing, patience, gather_ms } = *stream;

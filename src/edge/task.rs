@@ -2,7 +2,6 @@
 //! and the glue says when it is there.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -19,7 +18,8 @@ pub(super) struct Waits(Rc<WaitsInner>);
 struct WaitsInner {
     last: Cell<u32>,
     now_ms: Cell<u64>,
-    open: RefCell<BTreeMap<u32, Slot>>,
+    /// Few at once: one of them is found sooner by looking at each.
+    open: RefCell<Vec<(u32, Slot)>>,
 }
 
 #[derive(Debug)]
@@ -40,19 +40,20 @@ impl Waits {
     pub(super) fn on(&self, begin: impl FnOnce(u32)) -> Wait {
         let number = self.0.last.get().wrapping_add(1);
         self.0.last.set(number);
-        self.0.open.borrow_mut().insert(number, Slot::Waiting(None));
+        self.0.open.borrow_mut().push((number, Slot::Waiting(None)));
         begin(number);
         Wait { waits: self.clone(), number }
     }
 
     /// Something has come. Whoever waited for it may have stopped waiting.
     fn come(&self, number: u32, result: Result<JsValue, JsValue>) {
-        let waker = self.0.open.borrow_mut().get_mut(&number).and_then(|slot| {
-            match std::mem::replace(slot, Slot::Come(result)) {
-                Slot::Waiting(waker) => waker,
-                Slot::Come(_) => None,
-            }
+        let mut open = self.0.open.borrow_mut();
+        let slot = open.iter_mut().find(|(open, _)| *open == number);
+        let waker = slot.and_then(|(_, slot)| match std::mem::replace(slot, Slot::Come(result)) {
+            Slot::Waiting(waker) => waker,
+            Slot::Come(_) => None,
         });
+        drop(open);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -71,12 +72,12 @@ impl Future for Wait {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut open = self.waits.0.open.borrow_mut();
-        match open.remove(&self.number) {
-            Some(Slot::Come(result)) => Poll::Ready(result),
-            // Polled after it was ready, which nobody does: there is nothing more to come.
-            None => Poll::Pending,
-            Some(Slot::Waiting(_)) => {
-                open.insert(self.number, Slot::Waiting(Some(context.waker().clone())));
+        // Polled after it was ready, which nobody does: there is nothing more to come.
+        let Some(at) = open.iter().position(|(number, _)| *number == self.number) else { return Poll::Pending };
+        match open.swap_remove(at).1 {
+            Slot::Come(result) => Poll::Ready(result),
+            Slot::Waiting(_) => {
+                open.push((self.number, Slot::Waiting(Some(context.waker().clone()))));
                 Poll::Pending
             }
         }
@@ -85,7 +86,7 @@ impl Future for Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.waits.0.open.borrow_mut().remove(&self.number);
+        self.waits.0.open.borrow_mut().retain(|(number, _)| *number != self.number);
     }
 }
 

@@ -172,12 +172,13 @@ export class Visit {
     // the client goes away, and with it, unfinished, whatever the Worker was waiting for: its memory would never be given
     // back, and nobody would settle.
     ctx.waitUntil(new Promise((release) => (this.#release = release)));
-    request.signal.addEventListener("abort", () => {
+    const { signal } = request;
+    signal.addEventListener("abort", () => {
       this.#isGone = true;
       this.cancelCalls();
       for (const act of this.#whenGone) act();
     });
-    this.#isGone = request.signal.aborted;
+    this.#isGone = signal.aborted;
   }
 
   // Whether the client went away, which ends every read and is no fault of an upstream.

@@ -156,29 +156,15 @@ impl<'a> Attempts<'a> {
         platform: &P,
         mut prepared: Prepared<'a>,
     ) -> Result<Answered<P::Body>, Failed> {
-        let calls = std::mem::take(&mut prepared.calls);
-        let alone = calls.len() == 1;
-        // What each call is owed as soon as it has begun to answer, should the client leave before all have.
-        let owed: Vec<Cell<Option<Usage>>> = calls.iter().map(|_| Cell::default()).collect();
-        let starts = calls.into_iter().zip(&prepared.shares).zip(&owed);
-        let started = starts.enumerate().map(|(source, ((call, share), owed))| {
-            let start = self.start(platform, &prepared, call, share, owed);
-            async move { start.await.map(|part| (source, part)) }
-        });
-        // Unordered, so that a failure is known at once, whose ever it is.
-        let started: Result<Vec<_>, _> = iter(started).buffer_unordered(STARTS_AT_ONCE).try_collect().await;
-        let parts = match started {
-            Ok(mut parts) => {
-                parts.sort_unstable_by_key(|(source, _)| *source);
-                parts.into_iter().map(|(_, part)| part).collect()
+        let mut calls = std::mem::take(&mut prepared.calls);
+        let parts = match (calls.pop(), prepared.shares.as_slice()) {
+            // Nearly always: the one call is waited for as it is.
+            (Some(call), [share]) if calls.is_empty() => {
+                let owed = Cell::default();
+                let started = self.start(platform, &prepared, call, share, &owed).await;
+                vec![started.map_err(|failed| Failed { outcome: sum(&[owed]), ..failed })?]
             }
-            Err(mut failed) => {
-                if !alone {
-                    platform.cancel_calls();
-                }
-                failed.outcome = sum(&owed);
-                return Err(failed);
-            }
+            (last, _) => self.start_all(platform, &prepared, calls.into_iter().chain(last)).await?,
         };
         let headers_ms = platform.now_ms();
         let Prepared { name, upstream, dialect, shares, redactor, .. } = prepared;
@@ -206,6 +192,30 @@ impl<'a> Attempts<'a> {
         })?;
         let reply = Reply::ok(JSON, write_completion(self.head, &choices, outcome.usage));
         Ok(Answered { reply, outcome: Some(outcome), headers_ms })
+    }
+
+    /// Makes several calls, up to where all have begun to answer.
+    async fn start_all<P: Platform>(
+        &self,
+        platform: &P,
+        prepared: &Prepared<'_>,
+        calls: impl Iterator<Item = UpstreamRequest>,
+    ) -> Result<Vec<Part<P::Body>>, Failed> {
+        // What each call is owed as soon as it has begun to answer, should the client leave before all have.
+        let owed: Vec<Cell<Option<Usage>>> = prepared.shares.iter().map(|_| Cell::default()).collect();
+        let starts = calls.zip(&prepared.shares).zip(&owed);
+        let started = starts.enumerate().map(|(source, ((call, share), owed))| {
+            let start = self.start(platform, prepared, call, share, owed);
+            async move { start.await.map(|part| (source, part)) }
+        });
+        // Unordered, so that a failure is known at once, whose ever it is.
+        let started: Result<Vec<_>, _> = iter(started).buffer_unordered(STARTS_AT_ONCE).try_collect().await;
+        let mut parts = started.map_err(|failed| {
+            platform.cancel_calls();
+            Failed { outcome: sum(&owed), ..failed }
+        })?;
+        parts.sort_unstable_by_key(|(source, _)| *source);
+        Ok(parts.into_iter().map(|(_, part)| part).collect())
     }
 
     /// Makes one call, up to where it has begun to answer.
@@ -437,6 +447,6 @@ async fn read_fault<B: UpstreamBody>(dialect: &dyn Dialect, mut response: Upstre
 
 /// Whether two content types are the same, whatever their parameters.
 fn is_type(content_type: &str, expected: &str) -> bool {
-    let essence = |text: &str| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence(content_type) == essence(expected)
+    let [ours, theirs] = [content_type, expected].map(|text| text.split(';').next().unwrap_or_default().trim());
+    ours.eq_ignore_ascii_case(theirs)
 }
