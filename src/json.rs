@@ -1,10 +1,92 @@
 //! The one way in which bytes are read as JSON: as text. `serde_json` reads bytes and texts by two readers, and each is a
-//! copy of the code that reads every type, in a bundle whose size has a bound.
+//! copy of the code that reads every type, in a bundle whose size has a bound. And how completions write it.
 
-use serde::Deserialize;
 use serde::de::Error as _;
+use serde::{Deserialize, Serialize};
 
 /// Reads a value that may borrow from the bytes. Bytes that are not UTF-8 are no JSON.
 pub(crate) fn from_bytes<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, serde_json::Error> {
     serde_json::from_str(std::str::from_utf8(bytes).map_err(serde_json::Error::custom)?)
+}
+
+/// Appends a value. A `Vec` takes every write, and plain data always serializes.
+pub(crate) fn write_value<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    let _ = serde_json::to_writer(out, value);
+}
+
+/// So many bytes of a text are looked at in one step.
+const BLOCK: usize = 16;
+
+/// Appends a text. The same as `serde_json` writes, which looks at each byte by itself and takes four times as long for
+/// a completion.
+pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    while let Some((plain, tail)) = rest.split_at_checked(plain_bytes(rest)) {
+        out.extend_from_slice(plain);
+        let Some((byte, tail)) = tail.split_first() else { break };
+        escape(out, *byte);
+        rest = tail;
+    }
+    out.push(b'"');
+}
+
+const fn is_escaped(byte: u8) -> bool {
+    byte < b' ' || byte == b'"' || byte == b'\\'
+}
+
+/// How many bytes at the beginning stand for themselves.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    // Without a way out, so that it is done in a few instructions.
+    let is_plain = |block: &&[u8; BLOCK]| !block.iter().fold(false, |any, byte| any | is_escaped(*byte));
+    let sure = blocks.iter().take_while(is_plain).count().saturating_mul(BLOCK);
+    let rest = bytes.get(sure..).unwrap_or_default();
+    sure.saturating_add(rest.iter().position(|byte| is_escaped(*byte)).unwrap_or(rest.len()))
+}
+
+fn escape(out: &mut Vec<u8>, byte: u8) {
+    let letter = match byte {
+        b'"' | b'\\' => byte,
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        0x08 => b'b',
+        0x0C => b'f',
+        _ => {
+            let digit = |nibble: u8| char::from_digit(nibble.into(), 16).map_or(b'0', |digit| digit as u8);
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+            return;
+        }
+    };
+    out.extend_from_slice(&[b'\\', letter]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(text: &str) {
+        let mut written = b"before".to_vec();
+        write_text(&mut written, text);
+        assert_eq!(String::from_utf8(written).unwrap(), format!("before{}", serde_json::to_string(text).unwrap()));
+    }
+
+    #[test]
+    fn every_byte_at_every_place_of_a_block() {
+        for byte in 0..=0x7F_u8 {
+            for at in 0..=2 * BLOCK {
+                check(&format!("{}{}{}", "a".repeat(at), char::from(byte), "z".repeat(BLOCK)));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_is_written_as_serde_json_does(text in "(\\PC|[\\x00-\\x7f]|\\n){0,80}") {
+            check(&text);
+        }
+    }
 }

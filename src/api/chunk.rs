@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::fields::{Read, one_of};
 
 use super::usage::{FinishReason, Logprobs, Usage};
+use crate::json::{write_text, write_value};
 
 /// How chunks look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -72,16 +73,16 @@ impl ChunkWriter {
     #[must_use]
     pub fn new(head: &ChunkHead, format: ChunkFormat, include_usage: bool, obfuscate: bool) -> Self {
         let mut prefix = b"data: {\"id\":".to_vec();
-        json(&mut prefix, &head.id);
+        write_text(&mut prefix, &head.id);
         prefix.extend_from_slice(match format {
             ChunkFormat::OpenAi => b",\"object\":\"text_completion\"",
             _ => b",\"object\":\"text_completion.chunk\"",
         });
         if format != ChunkFormat::Documented {
             prefix.extend_from_slice(b",\"created\":");
-            json(&mut prefix, &head.created);
+            write_value(&mut prefix, &head.created);
             prefix.extend_from_slice(b",\"model\":");
-            json(&mut prefix, &head.model);
+            write_text(&mut prefix, &head.model);
         }
         prefix.extend_from_slice(b",\"choices\":[");
         Self { format, include_usage, obfuscate, prefix }
@@ -106,12 +107,12 @@ impl ChunkWriter {
         out.extend_from_slice(b"{\"index\":");
         match u8::try_from(index) {
             Ok(digit @ 0..=9) => out.push(digit | b'0'),
-            _ => json(out, &index),
+            _ => write_value(out, &index),
         }
         let hidden = self.text(out, text);
         if let Some(logprobs) = logprobs {
             out.extend_from_slice(b",\"logprobs\":");
-            json(out, logprobs);
+            write_value(out, logprobs);
         } else if self.format != ChunkFormat::Documented {
             out.extend_from_slice(b",\"logprobs\":null");
         }
@@ -140,12 +141,12 @@ impl ChunkWriter {
         if self.format == ChunkFormat::OpenAi {
             out.extend_from_slice(b",\"text\":");
             let from = out.len();
-            json(out, text);
+            write_text(out, text);
             return out.len().saturating_sub(from);
         }
         out.extend_from_slice(b",\"delta\":{\"text\":");
         let from = out.len();
-        json(out, text);
+        write_text(out, text);
         let escaped = from..out.len();
         out.push(b'}');
         if self.format == ChunkFormat::Documented {
@@ -160,7 +161,7 @@ impl ChunkWriter {
     pub fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
         out.extend_from_slice(&self.prefix);
         out.extend_from_slice(b"],\"usage\":");
-        json(out, &usage);
+        write_value(out, &usage);
         out.extend_from_slice(b"}\n\n");
     }
 
@@ -168,11 +169,6 @@ impl ChunkWriter {
     pub fn done(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
-}
-
-/// Appends a value as JSON. A `Vec` takes every write, and plain data always serializes.
-fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
-    let _ = serde_json::to_writer(out, value);
 }
 
 #[cfg(test)]

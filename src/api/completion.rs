@@ -1,9 +1,8 @@
 //! The answer of a request that does not stream.
 
-use serde::Serialize;
-
 use super::chunk::ChunkHead;
 use super::usage::{FinishReason, Logprobs, Usage};
+use crate::json::{write_text, write_value};
 
 /// A whole answer, as an upstream gave it and as we pass it on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,7 +20,7 @@ impl Answer {
 }
 
 /// One choice of an answer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
     /// `prompt_index * n + i`.
     pub index: u32,
@@ -33,27 +32,34 @@ pub struct Choice {
     pub finish_reason: FinishReason,
 }
 
-#[derive(Serialize)]
-struct Completion<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: &'a [Choice],
-    usage: Usage,
-}
-
 /// Writes the text completion object; `usage` is what is to be charged.
 #[must_use]
 pub fn write_completion(head: &ChunkHead, choices: &[Choice], usage: Usage) -> Vec<u8> {
-    let completion = Completion {
-        id: &head.id,
-        object: "text_completion",
-        created: head.created,
-        model: &head.model,
-        choices,
-        usage,
-    };
-    // Plain data always serializes: strings, numbers, and maps whose keys are strings.
-    serde_json::to_vec(&completion).unwrap_or_default()
+    let text_bytes: usize = choices.iter().map(|choice| choice.text.len()).sum();
+    let mut out = Vec::with_capacity(text_bytes.saturating_add(text_bytes / 8).saturating_add(512));
+    out.extend_from_slice(b"{\"id\":");
+    write_text(&mut out, &head.id);
+    out.extend_from_slice(b",\"object\":\"text_completion\",\"created\":");
+    write_value(&mut out, &head.created);
+    out.extend_from_slice(b",\"model\":");
+    write_text(&mut out, &head.model);
+    out.extend_from_slice(b",\"choices\":[");
+    for (at, Choice { index, text, logprobs, finish_reason }) in choices.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"{\"index\":");
+        write_value(&mut out, index);
+        out.extend_from_slice(b",\"text\":");
+        write_text(&mut out, text);
+        out.extend_from_slice(b",\"logprobs\":");
+        write_value(&mut out, logprobs);
+        out.extend_from_slice(b",\"finish_reason\":");
+        write_value(&mut out, finish_reason);
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"],\"usage\":");
+    write_value(&mut out, &usage);
+    out.push(b'}');
+    out
 }

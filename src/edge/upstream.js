@@ -12,14 +12,14 @@ export const GONE = "gone";
 
 // The bytes of a request or response, if they are at most `limit`.
 export async function readToEnd(message, limit) {
-  const { body, headers } = message;
-  if (!body) return new Uint8Array(0);
+  const { headers } = message;
   const length = headers.get("content-length");
-  // What is compressed is longer than it says.
+  // What is compressed is longer than it says. The body's stream is not even made here.
   if (length !== null && Number(length) <= limit && headers.get("content-encoding") === null) {
     return new Uint8Array(await message.arrayBuffer());
   }
-  return readPieces(body.getReader(), Number(length ?? 0), limit);
+  const { body } = message;
+  return body ? readPieces(body.getReader(), Number(length ?? 0), limit) : new Uint8Array(0);
 }
 
 // Reads a stream to its end. `length` is what its content-length says, if anything. Every piece is copied into one
