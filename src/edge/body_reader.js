@@ -13,8 +13,8 @@ const AHEAD_BYTES = 32 * 1024;
 const QUICK_READS = 4;
 const QUICK_MS = 3;
 const LARGE_BYTES = 2048;
-// So many reads at most are not timed after one that had to wait, half as many as have in a row: asking for the time twice
-// costs an event two per cent, and where each read waits the answer is known.
+// A read that had to wait is followed by some that are not timed: half as many as have waited in a row, and so many at most.
+// Asking for the time twice costs an event two per cent, and where each read waits the answer is known.
 const UNTIMED_MOST = 7;
 // How long a backlog may gather before it is read: this long at first, and longer while it lasts, which is as long as
 // that brings several events. One or two are what an upstream brings that is merely brisk, and nothing holds them back.

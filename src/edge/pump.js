@@ -189,11 +189,15 @@ export function pump(first, sources, transcoder, visit, release, times) {
   visit.whenGone(() => {
     if (live) gone();
   });
-  // What has come: the bytes of a source, or the end of it, without bytes. Reads on if there is nothing for the client.
+  // Takes what has come: the bytes of a source, or the end of it, without bytes. Returns whether there was nothing in it for
+  // the client, who waits on.
   const take = (bytes, broken) => {
     // The client went away while we waited.
-    if (!live) return undefined;
-    if (broken && visit.isGone) return gone();
+    if (!live) return false;
+    if (broken && visit.isGone) {
+      gone();
+      return false;
+    }
     const { source, upstream } = reading;
     let out;
     try {
@@ -220,19 +224,24 @@ export function pump(first, sources, transcoder, visit, release, times) {
       cancel();
       controller.close();
       finish();
-      return undefined;
+      return false;
     }
-    if (!hasText) return read();
-    watcher.end();
-    return undefined;
+    if (hasText) watcher.end();
+    return !hasText;
   };
   const took = (result) => take(reading.taken(result), false);
   const broke = (error) => {
     letGo(error);
     return take(undefined, true);
   };
-  // Functions that serve the whole stream, and no async one: those cost every event two promises and their garbage.
-  const read = () => reading.next().then(took, broke);
+  // In a loop: promises that each wait for the next would pile up where an upstream thinks for thousands of events.
+  const readOn = async () => {
+    while (await reading.next().then(took, broke));
+  };
+  // Nearly always one read is enough. The functions for it serve the whole stream, and none is async: that costs every
+  // event two promises and their garbage.
+  const tookFirst = (result) => (took(result) ? readOn() : undefined);
+  const brokeFirst = (error) => (broke(error) ? readOn() : undefined);
   return new ReadableStream(
     {
       start(streamController) {
@@ -241,7 +250,7 @@ export function pump(first, sources, transcoder, visit, release, times) {
       },
       pull() {
         watcher.begin();
-        return read();
+        return reading.next().then(tookFirst, brokeFirst);
       },
       cancel() {
         if (live) gone();
