@@ -1,8 +1,11 @@
 //! The one way in which bytes are read as JSON: as text. `serde_json` reads bytes and texts by two readers, and each is a
-//! copy of the code that reads every type, in a bundle whose size has a bound. And how completions write it.
+//! copy of the code that reads every type, in a bundle whose size has a bound. Beside it, what is appended to JSON that is
+//! written piece by piece.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
+
+use crate::hex::hex;
 
 /// Reads a value that may borrow from the bytes. Bytes that are not UTF-8 are no JSON.
 pub(crate) fn from_bytes<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, serde_json::Error> {
@@ -54,8 +57,8 @@ fn escape(out: &mut Vec<u8>, byte: u8) {
         0x08 => b'b',
         0x0C => b'f',
         _ => {
-            let digit = |nibble: u8| char::from_digit(nibble.into(), 16).map_or(b'0', |digit| digit as u8);
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+            out.extend_from_slice(b"\\u00");
+            out.extend_from_slice(hex(&[byte]).as_bytes());
             return;
         }
     };

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::json::{write_text, write_value};
+
 /// A JSON object in the making.
 #[derive(Debug)]
 pub struct Object {
@@ -27,8 +29,7 @@ impl Object {
     /// Writes a field.
     pub fn put<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> &mut Self {
         self.name(name);
-        // A `Vec` takes every write, and plain data always serializes.
-        let _ = serde_json::to_writer(&mut self.json, value);
+        write_value(&mut self.json, value);
         self
     }
 
@@ -83,7 +84,7 @@ impl Object {
 
     fn name(&mut self, name: &str) {
         self.json.push(if self.names.is_empty() { b'{' } else { b',' });
-        let _ = serde_json::to_writer(&mut self.json, name);
+        write_text(&mut self.json, name);
         self.json.push(b':');
         self.names.push(name.to_owned());
     }
