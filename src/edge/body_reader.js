@@ -110,7 +110,7 @@ export class BodyReader {
     do this.#gatherMs = 0;
     while (!this.#pumped && this.taken(await this.read()) !== undefined);
     // Else the tee would keep for it what the other branch reads.
-    if (this.#pumped) this.#reader.cancel().catch(() => {});
+    if (this.#pumped) this.#reader.cancel().catch(letGo);
     this.#readBytes = Infinity;
     this.#caughtUp();
     await this.#pumped;
@@ -121,7 +121,7 @@ export class BodyReader {
     this.#ended = true;
     // Of two branches each would wait for the other one to be cancelled.
     if (this.#pumped) this.#abort();
-    this.#reader.cancel().catch(() => {});
+    this.#reader.cancel().catch(letGo);
     this.#caughtUp();
     this.#gathered();
   }

@@ -26,7 +26,7 @@ export async function readToEnd(message, limit) {
 // buffer at once: kept as it is, a piece of one byte would hold the page that it came in.
 async function readPieces(reader, length, limit) {
   const tooLong = () => {
-    reader.cancel().catch(() => {});
+    reader.cancel().catch(letGo);
     throw TOO_LONG;
   };
   if (length > limit) tooLong();
@@ -172,6 +172,6 @@ export class Upstream {
 
   cancel() {
     if (this.#body) this.#body.cancel();
-    else this.#response.body?.cancel().catch(() => {});
+    else this.#response.body?.cancel().catch(letGo);
   }
 }

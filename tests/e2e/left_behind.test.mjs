@@ -22,6 +22,11 @@ suite("what is left of requests in the isolate", () => {
   };
   const text = events(textChunk("some text"));
   const good = asAsked(answer(200, completion("ok")), fiftyEvents);
+  // What breaks off is in the pump's queue before it has taken the texts.
+  const brokenAtOnce = allAtOnce(60, async (exchange) => {
+    await exchange.chunk(events(chatChunk({ content: "some text" })));
+    await exchange.close();
+  });
   const impatient = { headers_timeout_ms: 100, first_token_timeout_ms: 100, idle_timeout_ms: 100, total_timeout_ms: 100 };
   const scripts = {
     good,
@@ -36,6 +41,7 @@ suite("what is left of requests in the isolate", () => {
       await exchange.close();
     },
     "breaks off in parts": { script: cut(events(chatChunk({ content: "some text" })), "no last chunk"), dialect: "openai-chat" },
+    "breaks off in parts, at once": { script: pieces([brokenAtOnce]), dialect: "openai-chat" },
     "stops in parts": { script: pieces([events(chatChunk({ content: "some text" })), untilClosed]), dialect: "openai-chat" },
     "too slow at all": { script: silence, upstream: impatient },
     "too slow amid its stream": { script: pieces([text, untilClosed]), upstream: impatient },
@@ -91,6 +97,7 @@ suite("what is left of requests in the isolate", () => {
     ["upstreams that break off before a text", { model: "breaks off before its text", ...ONE }, endsWith(502, 200)],
     ["upstreams that break off amid an answer", { model: "breaks off amid an answer", prompt: "p" }, endsWith(502)],
     ["three calls of which each breaks off", { model: "breaks off in parts", ...THREE }, endsWith(200)],
+    ["three calls that all break off at once", { model: "breaks off in parts, at once", ...THREE }, endsWith(200)],
     ["upstreams without an answer in time", { model: "too slow at all", ...ONE }, endsWith(504)],
     // And its headers too late, for one that is so impatient.
     ["upstreams that fall silent", { model: "too slow amid its stream", ...ONE }, endsWith(200, 504)],
@@ -114,3 +121,15 @@ suite("what is left of requests in the isolate", () => {
     }
   }
 });
+
+// A step of a script that waits until so many exchanges have come to it, and is done for all of them in one turn.
+function allAtOnce(count, act) {
+  let waiting = [];
+  return (exchange) =>
+    new Promise((done) => {
+      waiting.push({ exchange, done });
+      if (waiting.length < count) return;
+      for (const { exchange, done } of waiting) done(act(exchange));
+      waiting = [];
+    });
+}
