@@ -173,13 +173,16 @@ export class Visit {
     // back, and nobody would settle.
     ctx.waitUntil(new Promise((release) => (this.#release = release)));
     const { signal } = request;
-    signal.addEventListener("abort", () => {
-      this.#isGone = true;
-      this.cancelCalls();
-      for (const act of this.#whenGone) act();
-    });
+    signal.addEventListener("abort", this.#leave);
     this.#isGone = signal.aborted;
   }
+
+  // The client goes away.
+  #leave = () => {
+    this.#isGone = true;
+    this.cancelCalls();
+    for (const act of this.#whenGone) act();
+  };
 
   // Whether the client went away, which ends every read and is no fault of an upstream.
   get isGone() {
@@ -214,6 +217,8 @@ export class Visit {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#clock.clear();
+    // Else the runtime would hold the listener, and all that it holds, until its next full collection, which is long.
+    this.#request.signal.removeEventListener("abort", this.#leave);
     this.#letGo();
   };
 
