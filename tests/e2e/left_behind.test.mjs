@@ -6,11 +6,13 @@ import { completionCall, startGateway } from "./harness/gateway.mjs";
 import { startCall } from "./harness/http_client.mjs";
 import { heldLittleMore } from "./harness/inspector.mjs";
 import { answer, asAsked, chatChunk, completion, cut, events, pieces, silence, stream, textChunk } from "./harness/scripts.mjs";
-import { eventually } from "./harness/wait.mjs";
+import { eventually, latch, within } from "./harness/wait.mjs";
 
 const MEGABYTE = 1 << 20;
 // So many of a kind that what each of them leaves would be seen.
 const REQUESTS = 200;
+// So many events without text, each of which is read by itself.
+const THOUGHTS = 400;
 
 const fiftyEvents = stream(events(...Array(49).fill(textChunk("a token or two ")), textChunk("", "stop"), "[DONE]"));
 
@@ -27,6 +29,7 @@ suite("what is left of requests in the isolate", () => {
     await exchange.chunk(events(chatChunk({ content: "some text" })));
     await exchange.close();
   });
+  const thought = latch();
   const impatient = { headers_timeout_ms: 100, first_token_timeout_ms: 100, idle_timeout_ms: 100, total_timeout_ms: 100 };
   const scripts = {
     good,
@@ -48,6 +51,7 @@ suite("what is left of requests in the isolate", () => {
     // Both are read ahead by then: what comes after the first text gathers.
     "gathers, then breaks off": { script: pieces([text, () => pause(30), text, reset]), model: { gather_ms: 50 } },
     "gathers, then stops": { script: pieces([text, () => pause(30), text, untilClosed]), model: { gather_ms: 50 } },
+    thinks: pieces([text, ...Array(THOUGHTS).fill([events(textChunk("")), () => pause(5)]).flat(), () => thought.open(), untilClosed]),
     "500": answer(500, { error: { message: "not now" } }),
   };
   const ONE = { prompt: "p", stream: true };
@@ -112,6 +116,15 @@ suite("what is left of requests in the isolate", () => {
       assert.ok(more < MEGABYTE, `${more} bytes more in buffers`);
     });
   }
+
+  test(`a stream of which ${THOUGHTS} events had no text: nothing for each of them`, async () => {
+    await ask(40, { model: "good", ...ONE }, endsWith(200));
+    const before = await gateway.isolate.held();
+    const call = startCall(gateway.port, completionCall(gateway.key, { model: "thinks", ...ONE }));
+    await within(thought.opened, "an upstream to have thought", 20_000);
+    await heldLittleMore(gateway.isolate, before, THOUGHTS / 4);
+    await hangsUp(call);
+  });
 
   async function ask(count, body, act) {
     for (let asked = 0; asked < count; asked += 20) {
