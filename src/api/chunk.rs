@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::fields::{Read, one_of};
+use crate::json::{write_text, write_value};
 
 use super::usage::{FinishReason, Logprobs, Usage};
-use crate::json::{write_text, write_value};
 
 /// How chunks look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -1,8 +1,9 @@
 //! The answer of a request that does not stream.
 
+use crate::json::{write_text, write_value};
+
 use super::chunk::ChunkHead;
 use super::usage::{FinishReason, Logprobs, Usage};
-use crate::json::{write_text, write_value};
 
 /// A whole answer, as an upstream gave it and as we pass it on.
 #[derive(Clone, Debug, Default, PartialEq)]

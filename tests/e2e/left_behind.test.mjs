@@ -24,7 +24,7 @@ suite("what is left of requests in the isolate", () => {
   };
   const text = events(textChunk("some text"));
   const good = asAsked(answer(200, completion("ok")), fiftyEvents);
-  // What breaks off is in the pump's queue before it has taken the texts.
+  // Of twenty requests, three calls each: the first failure has the others cancelled, which have broken off by then.
   const brokenAtOnce = allAtOnce(60, async (exchange) => {
     await exchange.chunk(events(chatChunk({ content: "some text" })));
     await exchange.close();
