@@ -64,6 +64,7 @@ fn ask(lease: &str, tokens: u64) -> Reserve {
         key_limits: Limits::default(),
         lease_ms: 60_000,
         spare: 0,
+        is_again: false,
     }
 }
 

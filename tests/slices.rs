@@ -194,6 +194,60 @@ fn a_request_that_the_ledger_refuses_takes_the_last_of_a_slice_and_was_not_refus
     assert_eq!((usage.requests, usage.refused), (100, 100));
 }
 
+/// A world of 24 places, in which so many requests come at once; a slice holds one of the places.
+fn come_at_once(requests: usize) -> World {
+    let mut world = World::new(Limits { concurrent_requests: Some(24), ..Limits::default() }, Default::default());
+    (0..requests).for_each(|_| assert!(!world.ask(0, 0, TOKENS)));
+    (0..requests).for_each(|at| world.send(0, at));
+    world
+}
+
+fn receive_all(world: &mut World) {
+    while !world.isolates[0].waiting.is_empty() {
+        world.send(0, 0);
+        world.receive(0, 0, false);
+    }
+}
+
+#[test]
+fn a_request_is_not_refused_for_what_a_slice_holds_that_is_over() {
+    let mut world = come_at_once(24);
+    // The machine stands still while the replies are on their way.
+    world.now_ms += SLICE_MS;
+    receive_all(&mut world);
+    assert_eq!((world.isolates[0].runs.len(), world.refused), (24, 0));
+    assert_eq!(world.calls, 24 + 1, "one of them is asked about again");
+    world.check_books();
+}
+
+#[test]
+fn a_request_is_not_refused_for_what_is_being_given_back() {
+    let mut world = come_at_once(24);
+    for _ in 0..23 {
+        world.receive(0, 0, false);
+    }
+    world.now_ms += SLICE_MS;
+    // Whoever tends tells of it, and the question overtakes that.
+    world.tend(0, 0, Loss::Call);
+    receive_all(&mut world);
+    assert_eq!((world.isolates[0].runs.len(), world.refused), (24, 0));
+    world.check_books();
+}
+
+#[test]
+fn a_request_is_asked_about_once_more_and_not_for_ever() {
+    let mut world = come_at_once(25);
+    world.now_ms += SLICE_MS;
+    (0..23).for_each(|_| world.receive(0, 0, false));
+    // Both wait for the one place that is given back.
+    world.receive(0, 0, false);
+    world.receive(0, 1, false);
+    receive_all(&mut world);
+    assert_eq!((world.isolates[0].runs.len(), world.refused), (24, 1));
+    assert_eq!(world.calls, 25 + 2);
+    world.check_books();
+}
+
 #[test]
 fn somebody_else_asks_where_an_asker_died() {
     let mut world = World::new(Limits::default(), Default::default());

@@ -5,7 +5,7 @@ use crate::config::{GatewayConfig, Model, OnFailure};
 use crate::dialect::{Parameter, Support};
 use crate::quota::{
     Ask, Call, Denial, Dimension, Refusal, Reply as LedgerReply, Reserve, Settle, Slices, Spent, Standing, Tending,
-    Way, WindowUse, go_duration,
+    Verdict, Way, WindowUse, go_duration,
 };
 use crate::tenant::KeyRecord;
 use crate::transcode::Outcome;
@@ -86,6 +86,22 @@ impl Settlement {
     }
 }
 
+/// The most tokens that a request may cost.
+#[derive(Clone, Copy, Debug)]
+struct Estimate {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+}
+
+impl Estimate {
+    fn of(config: &GatewayConfig, request: &CompletionRequest<'_>, model: &Model) -> Self {
+        Self {
+            prompt_tokens: most_prompt_tokens(config, request, model),
+            completion_tokens: most_completion_tokens(request, model),
+        }
+    }
+}
+
 /// The tokens of the prompts, as often as the target that asks for the most of them is sent them.
 fn most_prompt_tokens(config: &GatewayConfig, request: &CompletionRequest<'_>, model: &Model) -> u64 {
     let mut upstreams = model.targets.iter().filter_map(|target| config.upstreams.get(&target.upstream));
@@ -114,17 +130,17 @@ pub(super) async fn reserve<P: Platform>(
     lease: &str,
     standings: &mut Option<Vec<Standing>>,
 ) -> Result<Option<Settlement>, ApiError> {
-    let (quota, KeyRecord { tenant, id, .. }) = (config.quota, &*caller.key);
+    let (quota, KeyRecord { tenant, id, limits, .. }) = (config.quota, &*caller.key);
     if !quota.enabled {
         return Ok(None);
     }
-    let reserve = wanted(config, caller, request, model, lease);
+    let estimate = Estimate::of(config, request, model);
     let ask = Ask {
         tenant,
         key: id,
         model: &request.model,
-        tokens: reserve.prompt_tokens.saturating_add(reserve.completion_tokens),
-        limits: [reserve.tenant_limits, reserve.key_limits],
+        tokens: estimate.prompt_tokens.saturating_add(estimate.completion_tokens),
+        limits: [caller.tenant.limits, *limits],
         // So that nothing is spent of a promise that is not renewed in time, nor told of after its end.
         slice_ms: u64::from(quota.slice_ms.min(quota.lease_ms / 4)),
     };
@@ -142,35 +158,49 @@ pub(super) async fn reserve<P: Platform>(
 
     let now_ms = platform.now_ms();
     let way = slices.borrow_mut().ask(&ask, now_ms);
-    let asking = match way {
+    let mut asking = match way {
         Way::Spent(spent) => {
             *standings = slices.borrow().standings(tenant, id, now_ms);
             return admitted(Some(spent));
         }
         Way::Ask(asking) => asking,
     };
-    let why = match platform.ledger(tenant, &asking.call(reserve), quota.reserve_timeout_ms).await {
-        Ok(LedgerReply::Decided { refusal, standings: now, spare }) => {
-            let now_ms = platform.now_ms();
-            let spent = slices.borrow_mut().decided(&ask, &asking, lease, (refusal, spare), &now, now_ms);
-            let tending = slices.borrow_mut().begin_tending(tenant, now_ms);
-            if let Some(tending) = tending {
-                platform.tend(Rc::clone(slices), tending);
-            }
-            *standings = Some(slices.borrow().standings(tenant, id, now_ms).unwrap_or(now));
-            return match (spent, refusal) {
-                // Or it was refused, and has found room in a slice.
-                (spent @ Some(_), _) | (spent, None) => admitted(spent),
-                (None, Some(Refusal::Limit(denial))) => Err(denied(&denial, &request.model)),
-                (None, Some(Refusal::Revoked)) => {
-                    // Whoever has a revoked key is told nothing more.
-                    *standings = Some(Vec::new());
-                    Err(ApiError::invalid_key())
-                }
-            };
+    let why = loop {
+        let reserve = Reserve {
+            lease: lease.to_owned(),
+            key: id.clone(),
+            model: request.model.to_string(),
+            prompt_tokens: estimate.prompt_tokens,
+            completion_tokens: estimate.completion_tokens,
+            tenant_limits: caller.tenant.limits,
+            key_limits: *limits,
+            lease_ms: quota.lease_ms.into(),
+            spare: 0,
+            is_again: false,
+        };
+        let (refusal, now, spare) = match platform.ledger(tenant, &asking.call(reserve), quota.reserve_timeout_ms).await
+        {
+            Ok(LedgerReply::Decided { refusal, standings, spare }) => (refusal, standings, spare),
+            Ok(other) => break format!("an odd reply: {other:?}"),
+            Err(why) => break why,
+        };
+        let now_ms = platform.now_ms();
+        let verdict = slices.borrow_mut().decided(&ask, &asking, lease, (refusal, spare), &now, now_ms);
+        let tending = slices.borrow_mut().begin_tending(tenant, now_ms);
+        if let Some(tending) = tending {
+            platform.tend(Rc::clone(slices), tending);
         }
-        Ok(other) => format!("an odd reply: {other:?}"),
-        Err(why) => why,
+        *standings = Some(slices.borrow().standings(tenant, id, now_ms).unwrap_or(now));
+        match verdict {
+            Verdict::Admitted(spent) => return admitted(spent),
+            Verdict::Refused(Refusal::Limit(denial)) => return Err(denied(&denial, &request.model)),
+            Verdict::Refused(Refusal::Revoked) => {
+                // Whoever has a revoked key is told nothing more.
+                *standings = Some(Vec::new());
+                return Err(ApiError::invalid_key());
+            }
+            Verdict::Again(again) => asking = again,
+        }
     };
     platform.warn(&format!("the ledger of tenant `{tenant}` did not answer: {why}"));
     let now_ms = platform.now_ms();
@@ -194,27 +224,6 @@ pub(super) async fn reserve<P: Platform>(
             platform.keep_renewed(&unheard);
             Ok(Some(unheard))
         }
-    }
-}
-
-/// What the ledger is asked for a request alone.
-fn wanted(
-    config: &GatewayConfig,
-    caller: &Caller,
-    request: &CompletionRequest<'_>,
-    model: &Model,
-    lease: &str,
-) -> Reserve {
-    Reserve {
-        lease: lease.to_owned(),
-        key: caller.key.id.clone(),
-        model: request.model.to_string(),
-        prompt_tokens: most_prompt_tokens(config, request, model),
-        completion_tokens: most_completion_tokens(request, model),
-        tenant_limits: caller.tenant.limits,
-        key_limits: caller.key.limits,
-        lease_ms: config.quota.lease_ms.into(),
-        spare: 0,
     }
 }
 

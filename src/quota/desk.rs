@@ -195,6 +195,7 @@ impl<S: Store> Desk<S> {
         }
         let limits = (request.tenant_limits, request.key_limits);
         let (key, known) = (request.key.clone(), self.ledger.holds(&request.lease));
+        self.has_unsaved_refusals |= request.is_again;
         let (refusal, spare) = match self.ledger.reserve(&request, now_ms) {
             Decision::Admitted { spare } => (None, spare),
             Decision::Denied(denial) => {

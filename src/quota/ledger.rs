@@ -46,6 +46,10 @@ impl Ledger {
         if self.is_revoked(&request.key) {
             return Decision::Revoked;
         }
+        let refused = |counts: &mut UsageCounts, more: i64| counts.refused = counts.refused.saturating_add(more);
+        if request.is_again {
+            self.count(now_ms, &request.key, &request.model, |counts| refused(counts, -1));
+        }
         let tokens = request.tokens();
         let (tenant, key) = (self.tenant.at(now_ms), self.key(&request.key, now_ms));
         let denials = [
@@ -53,9 +57,7 @@ impl Ledger {
             key.denial(Owner::Key, request.key_limits, tokens, now_ms),
         ];
         if let Some(denial) = denials.into_iter().flatten().max_by_key(patience) {
-            self.count(now_ms, &request.key, &request.model, |counts| {
-                counts.refused = counts.refused.saturating_add(1);
-            });
+            self.count(now_ms, &request.key, &request.model, |counts| refused(counts, 1));
             return Decision::Denied(denial);
         }
         let wanted = if tokens > MAX_LIMIT { 0 } else { request.spare.min(MOST_SPARE) };

@@ -25,4 +25,4 @@ pub use limits::{Dimension, Limits, MAX_LIMIT, Owner};
 pub use operation::{
     Decision, Denial, Entry, Report, Reserve, Settle, Standing, Totals, UsageCounts, UsageKey, WindowUse,
 };
-pub use slices::{Ask, Asking, Slices, Spent, Tend, Tending, Way};
+pub use slices::{Ask, Asking, Slices, Spent, Tend, Tending, Verdict, Way};

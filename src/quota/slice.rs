@@ -25,6 +25,8 @@ pub(super) struct Slice {
     running: u64,
     totals: Totals,
     seq: u64,
+    /// The report by which what was unspent is given back, until the ledger knows it.
+    closing_seq: Option<u64>,
     /// How long what has ended may wait before the ledger is told, in the hope that somebody asks it anyhow.
     patience_ms: u64,
     /// When the ledger has to be told, if there is anything that it does not know.
@@ -53,6 +55,7 @@ impl Slice {
             running: 1,
             totals: Totals::default(),
             seq: 0,
+            closing_seq: None,
             patience_ms,
             due_ms: None,
             telling_until_ms: None,
@@ -95,7 +98,14 @@ impl Slice {
             totals.unspent_requests = totals.unspent_requests.saturating_add(std::mem::take(unspent_requests));
             totals.unspent_tokens = totals.unspent_tokens.saturating_add(std::mem::take(unspent_tokens));
             self.changed(now_ms);
+            self.closing_seq = Some(self.seq);
         }
+    }
+
+    /// Whether it holds something that is not spent any more, as far as the ledger knows.
+    pub(super) fn gives_back(&mut self, now_ms: u64) -> bool {
+        self.close_if_over(now_ms);
+        self.closing_seq.is_some()
     }
 
     fn is_unspent(&self) -> bool {
@@ -117,10 +127,16 @@ impl Slice {
         Some(Report { lease: self.lease.clone(), seq: self.seq, totals: self.totals.clone() })
     }
 
+    /// The next report is made even if one is under way.
+    pub(super) fn tell_again(&mut self) {
+        self.telling_until_ms = None;
+    }
+
     /// The ledger knows that. What has changed meanwhile has time again.
     pub(super) fn told(&mut self, report: &Report, now_ms: u64) {
         self.telling_until_ms = None;
         self.due_ms = (report.seq != self.seq).then(|| now_ms.saturating_add(self.patience_ms));
+        self.closing_seq = self.closing_seq.filter(|seq| report.seq < *seq);
     }
 
     /// The ledger may not know that.

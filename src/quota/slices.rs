@@ -61,13 +61,26 @@ pub struct Asking {
     /// What it is told.
     reports: Vec<Report>,
     asked_ms: u64,
+    /// Whether it has refused the request once.
+    is_again: bool,
+}
+
+/// What has become of a question.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The request is admitted: by the promise that it asked for, or from a slice.
+    Admitted(Option<Spent>),
+    /// It is not.
+    Refused(Refusal),
+    /// The ledger has to be asked once more.
+    Again(Asking),
 }
 
 impl Asking {
     /// The question.
     #[must_use]
     pub fn call(&self, reserve: Reserve) -> Call {
-        let reserve = Reserve { spare: self.spare, ..reserve };
+        let reserve = Reserve { spare: self.spare, is_again: self.is_again, ..reserve };
         match self.reports.as_slice() {
             [] => Call::Reserve(reserve),
             reports => Call::ReportAndReserve(reports.to_vec(), reserve),
@@ -158,7 +171,7 @@ impl Tenant {
 impl Slices {
     /// A request has come: it is admitted, or the ledger has to be asked.
     pub fn ask(&mut self, ask: &Ask<'_>, now_ms: u64) -> Way {
-        let mut asking = Asking { spare: 0, reports: Vec::new(), asked_ms: now_ms };
+        let mut asking = Asking { spare: 0, reports: Vec::new(), asked_ms: now_ms, is_again: false };
         if let Some(key) = self.key_for(ask, now_ms) {
             key.counts(ask.slice_ms, now_ms);
             asking.spare = key.wanted(ask, now_ms);
@@ -174,8 +187,8 @@ impl Slices {
         Way::Ask(asking)
     }
 
-    /// The ledger has decided, about the request under the name `lease`, and has been told. Returns the request's place,
-    /// if it has one in a slice: in the one that it was granted, or in another one if the ledger refuses it.
+    /// The ledger has decided, about the request under the name `lease`, and has been told. A request that it admits has
+    /// its place in the slice that was granted, if one was. One that it refuses may find a place in another slice.
     pub fn decided(
         &mut self,
         ask: &Ask<'_>,
@@ -184,9 +197,11 @@ impl Slices {
         (refusal, spare): (Option<Refusal>, u64),
         standings: &[Standing],
         now_ms: u64,
-    ) -> Option<Spent> {
+    ) -> Verdict {
         self.told(ask.tenant, &asking.reports, now_ms);
-        let key = self.key_mut(ask.tenant, ask.key)?;
+        let Some(key) = self.key_mut(ask.tenant, ask.key) else {
+            return refusal.map_or(Verdict::Admitted(None), Verdict::Refused);
+        };
         if asking.spare > 0 {
             key.asking_until_ms = 0;
         }
@@ -194,19 +209,38 @@ impl Slices {
         match refusal {
             Some(Refusal::Revoked) => {
                 key.revoke(now_ms);
-                None
+                Verdict::Refused(Refusal::Revoked)
             }
-            Some(Refusal::Limit(_)) => key.spend(ask, true, now_ms),
-            None if spare == 0 => None,
+            Some(refusal) => match key.spend(ask, true, now_ms) {
+                Some(spent) => Verdict::Admitted(Some(spent)),
+                None => self.again(ask, asking, now_ms).map_or(Verdict::Refused(refusal), Verdict::Again),
+            },
+            None if spare == 0 => Verdict::Admitted(None),
             None => {
                 // The clock begins with the question: the ledger has not reserved it earlier.
                 let until_ms = if key.is_revoked { now_ms } else { ask.until_ms(asking.asked_ms) };
                 let slice = Slice::new(lease, ask.limits, spare, ask.tokens, until_ms, ask.slice_ms);
                 let at = key.slices.partition_point(|other| other.until_ms <= until_ms);
                 key.slices.insert(at, slice);
-                Some(ask.spent(lease))
+                Verdict::Admitted(Some(ask.spent(lease)))
             }
         }
+    }
+
+    /// The question that is asked of a ledger which has refused a request, perhaps for want of what this isolate holds and
+    /// spends no more: once, and after giving that back.
+    fn again(&mut self, ask: &Ask<'_>, asking: &Asking, now_ms: u64) -> Option<Asking> {
+        let tenant = self.tenants.get_mut(ask.tenant).filter(|_| !asking.is_again)?;
+        let mut gives_back = false;
+        for slice in tenant.slices() {
+            if !slice.gives_back(now_ms) {
+                continue;
+            }
+            // Somebody else may be telling it, and this question may overtake that.
+            slice.tell_again();
+            gives_back = true;
+        }
+        gives_back.then(|| Asking { spare: 0, reports: tenant.reports(now_ms), asked_ms: now_ms, is_again: true })
     }
 
     /// The ledger has not answered. What it was told it will be told again; what it may have granted is not known here,

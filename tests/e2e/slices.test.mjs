@@ -166,6 +166,32 @@ suite("slices", () => {
   });
 });
 
+suite("slices that are over at once", () => {
+  // What a slice of the usual length is where the machine stands still while replies are on their way.
+  const quota = { slice_ms: 10 };
+  let gateway;
+  before(async () => {
+    const open = pieces([events(textChunk("open")), (exchange) => exchange.closed]);
+    gateway = await startGateway({ scripts: { open }, configure: (config) => ({ ...config, quota: { ...config.quota, ...quota } }) });
+  });
+  after(() => gateway?.stop());
+
+  test("as many streams as there are places: nobody is refused for what is given back", async () => {
+    const places = 24;
+    for (let nth = 0; nth < 15; nth += 1) {
+      const caller = await gateway.addCaller({ tenant: { concurrent_requests: places } });
+      const ask = () => caller.complete({ model: "open", prompt: "p", stream: true });
+      const streams = await Promise.all(Array.from({ length: places }, ask));
+      const statuses = streams.map(({ status }) => status);
+      assert.ok(statuses.every((status) => status === 200), String(statuses));
+      assert.equal((await ask()).status, 429);
+      for (const response of streams) response.hangUp();
+      const { refused } = await caller.usageOf(places);
+      assert.equal(refused, 1);
+    }
+  });
+});
+
 /** How many entries the journal of a key's ledger has had. It is only read, while the ledger may write. */
 function entriesOnDisk(folder, keyId) {
   for (const file of readdirSync(folder, { recursive: true }).filter((name) => name.endsWith(".sqlite"))) {

@@ -486,6 +486,7 @@ impl World {
                 key_limits: self.limits.keys[key],
                 lease_ms,
                 spare,
+                is_again: false,
             }),
             Op::ReserveAgain { lease, key } => {
                 if let Some(request) = self.open_lease(lease) {
@@ -498,6 +499,7 @@ impl World {
                         tenant_limits,
                         key_limits,
                         spare: 0,
+                        is_again: false,
                         ..request
                     });
                 }

@@ -1,8 +1,8 @@
 //! Any number of isolates against one ledger: calls and replies that are lost, isolates that die, ledgers that restart.
 
 use completions_edge::quota::{
-    Ask, Asking, Call, Desk, Dimension, Limits, Reply, Reserve, Settle, Slices, Spent, Standing, Tend, Tending,
-    UsageCounts, Way,
+    Ask, Asking, Call, Desk, Dimension, Limits, Refusal, Reply, Reserve, Settle, Slices, Spent, Standing, Tend,
+    Tending, UsageCounts, Verdict, Way,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -149,7 +149,11 @@ pub struct World {
     pub ended: UsageCounts,
     /// What died with isolates, and may be charged.
     pub lost_requests: u64,
+    /// Requests that a limit refused, as far as anybody knows them.
+    pub refused: i64,
     pub has_died: bool,
+    /// Since then the ledger may have forgotten refusals.
+    pub has_restarted: bool,
     pub names: u64,
     pub calls: u64,
     /// What the ledger was told of requests, and has not answered: whoever told it waits, and tells it again.
@@ -167,6 +171,8 @@ impl World {
             admitted: Default::default(),
             ended: UsageCounts::default(),
             lost_requests: 0,
+            refused: 0,
+            has_restarted: false,
             has_died: false,
             names: 0,
             calls: 0,
@@ -195,6 +201,7 @@ impl World {
     }
 
     pub fn restart(&mut self) {
+        self.has_restarted = true;
         self.desk = Desk::open(self.desk.store().clone()).unwrap();
         for call in std::mem::take(&mut self.unanswered) {
             self.call(call);
@@ -244,6 +251,7 @@ impl World {
             key_limits: self.limits[1 + *key],
             lease_ms: LEASE_MS,
             spare: 0,
+            is_again: false,
         })
     }
 
@@ -255,6 +263,9 @@ impl World {
         let Waiting { lease, tokens, key, asking, reply } = self.isolates[isolate].waiting.remove(at);
         let (question, now_ms) = (self.question(key, tokens), self.now_ms);
         let is_under_way = reply.is_none();
+        if lost && matches!(reply, Some(Reply::Decided { refusal: Some(Refusal::Limit(_)), .. })) {
+            self.refused += 1;
+        }
         let Some(Reply::Decided { refusal, standings, spare }) = reply.filter(|_| !lost) else {
             let spent = self.isolates[isolate].slices.undecided(&question, &asking, now_ms);
             // One that was admitted and never heard of it was not made by that.
@@ -268,10 +279,15 @@ impl World {
             return;
         };
         let slices = &mut self.isolates[isolate].slices;
-        let spent = slices.decided(&question, &asking, &lease, (refusal, spare), &standings, now_ms);
+        let verdict = slices.decided(&question, &asking, &lease, (refusal, spare), &standings, now_ms);
         self.begin_tending(isolate);
-        if refusal.is_none() || spent.is_some() {
-            self.admit(isolate, key, tokens, lease, spent);
+        match verdict {
+            Verdict::Admitted(spent) => self.admit(isolate, key, tokens, lease, spent),
+            Verdict::Refused(Refusal::Limit(_)) => self.refused += 1,
+            Verdict::Refused(Refusal::Revoked) => {}
+            Verdict::Again(asking) => {
+                self.isolates[isolate].waiting.insert(at, Waiting { lease, tokens, key, asking, reply: None });
+            }
         }
     }
 
@@ -386,7 +402,7 @@ impl World {
     pub fn begin(&mut self, key: usize, tokens: u64) -> (bool, bool) {
         let before = self.isolates[0].runs.len();
         let spent = self.ask(0, key, tokens);
-        if !spent {
+        while !self.isolates[0].waiting.is_empty() {
             self.send(0, 0);
             self.receive(0, 0, false);
         }
@@ -487,6 +503,9 @@ impl World {
             assert_eq!((requests, prompt_tokens), (self.ended.requests, self.ended.prompt_tokens));
             assert_eq!((completion_tokens, estimated), (0, 0));
             assert!(errors <= requests);
+            if !self.has_restarted {
+                assert_eq!(usage.refused, self.refused);
+            }
         }
         for key in 0..KEYS.len() {
             let (standings, [day, _]) = self.standings(key);
