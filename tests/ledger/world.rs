@@ -477,7 +477,6 @@ impl World {
             }
             Op::Spend { .. } | Op::Arrive { .. } => {}
             Op::Reserve { key, model, prompt_tokens, completion_tokens, lease_ms, spare } => self.reserve(&Reserve {
-                lease: format!("lease-{number}"),
                 key: KEYS[key].to_owned(),
                 model: MODELS[model].to_owned(),
                 prompt_tokens,
@@ -486,7 +485,7 @@ impl World {
                 key_limits: self.limits.keys[key],
                 lease_ms,
                 spare,
-                is_again: false,
+                ..ask(&format!("lease-{number}"), 0)
             }),
             Op::ReserveAgain { lease, key } => {
                 if let Some(request) = self.open_lease(lease) {
@@ -499,7 +498,6 @@ impl World {
                         tenant_limits,
                         key_limits,
                         spare: 0,
-                        is_again: false,
                         ..request
                     });
                 }

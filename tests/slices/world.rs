@@ -263,7 +263,13 @@ impl World {
         let Waiting { lease, tokens, key, asking, reply } = self.isolates[isolate].waiting.remove(at);
         let (question, now_ms) = (self.question(key, tokens), self.now_ms);
         let is_under_way = reply.is_none();
-        if lost && matches!(reply, Some(Reply::Decided { refusal: Some(Refusal::Limit(_)), .. })) {
+        // It was refused as far as the ledger knows, which has not heard that it is asked again.
+        let was_refused = match (&reply, &late) {
+            (Some(Reply::Decided { refusal, .. }), _) => matches!(refusal, Some(Refusal::Limit(_))),
+            (_, Call::Reserve(reserve) | Call::ReportAndReserve(_, reserve)) => reserve.is_again,
+            _ => false,
+        };
+        if lost && was_refused {
             self.refused += 1;
         }
         let Some(Reply::Decided { refusal, standings, spare }) = reply.filter(|_| !lost) else {
