@@ -82,7 +82,17 @@ impl Key {
         }
         let mut fitting = self.live_mut(now_ms).iter_mut().filter(|slice| slice.limits == ask.limits);
         let slice = fitting.find_map(|slice| slice.spend(ask.model, ask.tokens, after_all).then_some(slice))?;
-        Some(ask.spent(&slice.lease))
+        Some(ask.spent(slice))
+    }
+
+    /// The slice that a request was spent from. There may be many whose requests run for long: it is looked for where it
+    /// was put, and elsewhere only if it was revoked since.
+    pub(super) fn slice_of(&mut self, spent: &Spent) -> Option<&mut Slice> {
+        let from = self.slices.partition_point(|slice| slice.until_ms < spent.until_ms);
+        let at = (from..self.slices.len())
+            .chain(0..from)
+            .find(|at| self.slices.get(*at).is_some_and(|slice| slice.lease == spent.lease))?;
+        self.slices.get_mut(at)
     }
 
     pub(super) fn revoke(&mut self, now_ms: u64) {

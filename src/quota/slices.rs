@@ -95,6 +95,8 @@ pub struct Spent {
     pub tenant: String,
     /// The promise that is the slice.
     pub lease: String,
+    /// Until when that was to be spent.
+    pub(super) until_ms: u64,
     key: String,
     model: String,
     tokens: u64,
@@ -147,10 +149,11 @@ impl Ask<'_> {
         now_ms.saturating_add(self.slice_ms).min(end_of_day_ms(day_of(now_ms)))
     }
 
-    pub(super) fn spent(&self, lease: &str) -> Spent {
+    pub(super) fn spent(&self, slice: &Slice) -> Spent {
         Spent {
             tenant: self.tenant.to_owned(),
-            lease: lease.to_owned(),
+            lease: slice.lease.clone(),
+            until_ms: slice.until_ms,
             key: self.key.to_owned(),
             model: self.model.to_owned(),
             tokens: self.tokens,
@@ -220,9 +223,10 @@ impl Slices {
                 // The clock begins with the question: the ledger has not reserved it earlier.
                 let until_ms = if key.is_revoked { now_ms } else { ask.until_ms(asking.asked_ms) };
                 let slice = Slice::new(lease, ask.limits, spare, ask.tokens, until_ms, ask.slice_ms);
+                let spent = ask.spent(&slice);
                 let at = key.slices.partition_point(|other| other.until_ms <= until_ms);
                 key.slices.insert(at, slice);
-                Verdict::Admitted(Some(ask.spent(lease)))
+                Verdict::Admitted(Some(spent))
             }
         }
     }
@@ -273,7 +277,7 @@ impl Slices {
         let used = settle.prompt_tokens.saturating_add(settle.completion_tokens);
         let signed = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
         key.saved_tokens = key.saved_tokens.saturating_add(signed(spent.tokens)).saturating_sub(signed(used));
-        if let Some(slice) = key.slices.iter_mut().find(|slice| slice.lease == spent.lease) {
+        if let Some(slice) = key.slice_of(spent) {
             slice.settle(&spent.model, spent.tokens, settle, now_ms);
         }
     }
