@@ -8,7 +8,7 @@ use super::slices::{Ask, Spent};
 /// So many requests of a key within the time of a slice make it worth one.
 const BUSY: u64 = 8;
 /// The most that a slice is asked to hold.
-const MOST_SPARE: u64 = 64;
+const MOST_SPARE: u64 = 256;
 /// The most slices that are kept, while requests of them run for long.
 const MOST_SLICES: usize = 1024;
 
