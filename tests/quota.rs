@@ -371,6 +371,27 @@ fn a_slice_is_spent_while_the_ledger_is_down_and_told_of_when_it_is_back() {
 }
 
 #[test]
+fn what_an_isolate_gives_back_is_asked_for_again_and_a_refusal_stays_one_if_that_fails() {
+    let asked_again = |lasts: u32| {
+        let (world, gateway, other) =
+            (limited(r#""requests_per_day":100"#, ""), Gateway::default(), Gateway::default());
+        let setting = r#""version": 1, "quota": {"on_failure": "allow"},"#;
+        world.put("config", &CONFIG.replace("\"version\": 1,", setting));
+        (0..12).for_each(|_| drop(ask(&world, &gateway, good(), REQUEST)));
+        while ask(&world, &other, good(), REQUEST).status == 200 {}
+        // More than is left in the slice, which is over when the reply comes.
+        world.ledger_ms.set(1000);
+        world.ledger_lasts.set(lasts);
+        let asked = world.ledger_asked.get();
+        let received = ask(&world, &gateway, good(), r#"{"model":"m","prompt":"Hi","max_tokens":2000}"#);
+        (received.status, world.ledger_asked.get() - asked)
+    };
+    let (reserved_twice, settled) = (2, 1);
+    assert_eq!(asked_again(u32::MAX), (200, reserved_twice + settled));
+    assert_eq!(asked_again(1), (429, reserved_twice + settled), "what may have been reserved after all is settled");
+}
+
+#[test]
 fn pitfall_39_tenants_share_nothing() {
     let (world, gateway) = (limited(r#""requests_per_day":1"#, ""), Gateway::default());
     let other = "sk-other001-abcdefghijklmnopqrstuvwxyzABCDEF";

@@ -228,9 +228,15 @@ fn a_request_is_not_refused_for_what_is_being_given_back() {
     }
     world.now_ms += SLICE_MS;
     // Whoever tends tells of it, and the question overtakes that.
-    world.tend(0, 0, Loss::Call);
+    let tending = world.isolates[0].tending[0].clone();
+    let Tend::Report(reports) = world.isolates[0].slices.tend(&tending, world.now_ms) else {
+        panic!("nothing is told")
+    };
     receive_all(&mut world);
     assert_eq!((world.isolates[0].runs.len(), world.refused), (24, 0));
+    world.call(Call::Report(reports.clone()));
+    world.write_down();
+    world.isolates[0].slices.told(TENANT, &reports, world.now_ms);
     world.check_books();
 }
 

@@ -165,6 +165,7 @@ pub(super) async fn reserve<P: Platform>(
         }
         Way::Ask(asking) => asking,
     };
+    let mut refused = None;
     let why = loop {
         let reserve = Reserve {
             lease: lease.to_owned(),
@@ -199,7 +200,7 @@ pub(super) async fn reserve<P: Platform>(
                 *standings = Some(Vec::new());
                 return Err(ApiError::invalid_key());
             }
-            Verdict::Again(again) => asking = again,
+            Verdict::Again(again) => (asking, refused) = (again, refusal),
         }
     };
     platform.warn(&format!("the ledger of tenant `{tenant}` did not answer: {why}"));
@@ -212,6 +213,11 @@ pub(super) async fn reserve<P: Platform>(
         platform.settle_later(tenant, unheard.of_no_request());
         *standings = slices.borrow().standings(tenant, id, now_ms);
         return admitted(spent);
+    }
+    if let Some(Refusal::Limit(denial)) = refused {
+        // That it was refused is known, and holds if the ledger fails when it is asked again.
+        platform.settle_later(tenant, unheard.of_no_request());
+        return Err(denied(&denial, &request.model));
     }
     // Nor is it asked again for the headers of this answer.
     *standings = Some(Vec::new());

@@ -43,12 +43,12 @@ impl Ledger {
         if let Some(lease) = self.leases.get(&request.lease) {
             return Decision::Admitted { spare: lease.open_requests().saturating_sub(1) };
         }
-        if self.is_revoked(&request.key) {
-            return Decision::Revoked;
-        }
         let refused = |counts: &mut UsageCounts, more: i64| counts.refused = counts.refused.saturating_add(more);
         if request.is_again {
             self.count(now_ms, &request.key, &request.model, |counts| refused(counts, -1));
+        }
+        if self.is_revoked(&request.key) {
+            return Decision::Revoked;
         }
         let tokens = request.tokens();
         let (tenant, key) = (self.tenant.at(now_ms), self.key(&request.key, now_ms));

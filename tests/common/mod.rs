@@ -111,6 +111,10 @@ pub struct World {
     /// By tenant.
     pub ledgers: RefCell<HashMap<String, Desk<MemoryStore>>>,
     pub ledger_fails: Cell<bool>,
+    /// It fails after so many more calls.
+    pub ledger_lasts: Cell<u32>,
+    /// How long the reply to a call takes.
+    pub ledger_ms: Cell<u64>,
     /// Calls, answered or not.
     pub ledger_asked: Cell<u32>,
     /// Keys that opened nothing, and how many may before they are slowed down.
@@ -222,6 +226,8 @@ impl Default for World {
             let_go: std::rc::Rc::default(),
             ledgers: RefCell::default(),
             ledger_fails: Cell::default(),
+            ledger_lasts: Cell::new(u32::MAX),
+            ledger_ms: Cell::default(),
             ledger_asked: Cell::default(),
             ledger_calls: RefCell::default(),
             renewed: RefCell::default(),
@@ -477,16 +483,19 @@ impl Platform for World {
 
     async fn ledger(&self, tenant: &str, call: &Call, _: u32) -> Result<LedgerReply, String> {
         self.ledger_asked.set(self.ledger_asked.get() + 1);
-        if self.ledger_fails.get() {
+        if self.ledger_fails.get() || self.ledger_lasts.get() == 0 {
             return Err("the ledger is down".to_owned());
         }
+        self.ledger_lasts.set(self.ledger_lasts.get() - 1);
         if matches!(call, Call::WriteRecord { .. }) {
             self.reached(admin::Moment::LedgerWrite);
         }
         self.ledger_calls.borrow_mut().push((tenant.to_owned(), call.clone()));
         let mut ledgers = self.ledgers.borrow_mut();
         let desk = ledgers.entry(tenant.to_owned()).or_insert_with(|| Desk::open(MemoryStore::default()).unwrap());
-        desk.answer(call.clone(), self.now_ms.get())
+        let reply = desk.answer(call.clone(), self.now_ms.get());
+        self.now_ms.set(self.now_ms.get() + self.ledger_ms.get());
+        reply
     }
 
     fn keep_renewed(&self, settlement: &Settlement) {

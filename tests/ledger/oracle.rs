@@ -222,7 +222,7 @@ impl Oracle {
                 })
             })
         };
-        (0..=request.spare.min(64)).rev().find(leaves_enough).unwrap()
+        (0..=request.spare.min(256)).rev().find(leaves_enough).unwrap()
     }
 
     fn open_admission(&self, lease: &str) -> Option<usize> {

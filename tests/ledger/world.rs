@@ -234,7 +234,7 @@ pub fn op(changing: bool) -> impl Strategy<Value = Op> {
         0..70 * DAY_MS
     ];
     let (key, index) = (|| 0..KEYS.len(), any::<Index>);
-    let spare = prop_oneof![2 => Just(0u64), 2 => 0u64..70];
+    let spare = prop_oneof![2 => Just(0u64), 2 => 0u64..70, 1 => 200u64..300];
     prop_oneof![
         24 => (key(), 0..MODELS.len(), tokens(), tokens(), lease_ms(), spare).prop_map(
             |(key, model, prompt_tokens, completion_tokens, lease_ms, spare)| {
