@@ -86,22 +86,6 @@ impl Settlement {
     }
 }
 
-/// The most tokens that a request may cost.
-#[derive(Clone, Copy, Debug)]
-struct Estimate {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-}
-
-impl Estimate {
-    fn of(config: &GatewayConfig, request: &CompletionRequest<'_>, model: &Model) -> Self {
-        Self {
-            prompt_tokens: most_prompt_tokens(config, request, model),
-            completion_tokens: most_completion_tokens(request, model),
-        }
-    }
-}
-
 /// The tokens of the prompts, as often as the target that asks for the most of them is sent them.
 fn most_prompt_tokens(config: &GatewayConfig, request: &CompletionRequest<'_>, model: &Model) -> u64 {
     let mut upstreams = model.targets.iter().filter_map(|target| config.upstreams.get(&target.upstream));
@@ -134,12 +118,13 @@ pub(super) async fn reserve<P: Platform>(
     if !quota.enabled {
         return Ok(None);
     }
-    let estimate = Estimate::of(config, request, model);
+    let prompt_tokens = most_prompt_tokens(config, request, model);
+    let completion_tokens = most_completion_tokens(request, model);
     let ask = Ask {
         tenant,
         key: id,
         model: &request.model,
-        tokens: estimate.prompt_tokens.saturating_add(estimate.completion_tokens),
+        tokens: prompt_tokens.saturating_add(completion_tokens),
         limits: [caller.tenant.limits, *limits],
         // So that nothing is spent of a promise that is not renewed in time, nor told of after its end.
         slice_ms: u64::from(quota.slice_ms.min(quota.lease_ms / 4)),
@@ -171,8 +156,8 @@ pub(super) async fn reserve<P: Platform>(
             lease: lease.to_owned(),
             key: id.clone(),
             model: request.model.to_string(),
-            prompt_tokens: estimate.prompt_tokens,
-            completion_tokens: estimate.completion_tokens,
+            prompt_tokens,
+            completion_tokens,
             tenant_limits: caller.tenant.limits,
             key_limits: *limits,
             lease_ms: quota.lease_ms.into(),
@@ -209,28 +194,23 @@ pub(super) async fn reserve<P: Platform>(
     // It may have been reserved all the same, and just not been said in time. Then it has to be settled: as if it had
     // never been made if this is not what the request is spent from, else with what it will have used.
     let unheard = settlement(None);
+    if spent.is_none() && refused.is_none() && quota.on_failure == OnFailure::Allow {
+        *standings = Some(Vec::new());
+        platform.keep_renewed(&unheard);
+        return Ok(Some(unheard));
+    }
+    platform.settle_later(tenant, unheard.of_no_request());
     if spent.is_some() {
-        platform.settle_later(tenant, unheard.of_no_request());
         *standings = slices.borrow().standings(tenant, id, now_ms);
         return admitted(spent);
     }
     if let Some(Refusal::Limit(denial)) = refused {
         // That it was refused is known, and holds if the ledger fails when it is asked again.
-        platform.settle_later(tenant, unheard.of_no_request());
         return Err(denied(&denial, &request.model));
     }
     // Nor is it asked again for the headers of this answer.
     *standings = Some(Vec::new());
-    match quota.on_failure {
-        OnFailure::Deny => {
-            platform.settle_later(tenant, unheard.of_no_request());
-            Err(ApiError::quota_unavailable())
-        }
-        OnFailure::Allow => {
-            platform.keep_renewed(&unheard);
-            Ok(Some(unheard))
-        }
-    }
+    Err(ApiError::quota_unavailable())
 }
 
 /// Where the limits of a caller stand, who asked for something that costs nothing. Nothing if it has no limits, or the

@@ -1,5 +1,6 @@
 //! One key, as an isolate knows it: how busy it is, what it may spend without asking, and where its limits stand.
 
+use super::ledger::MOST_SPARE;
 use super::limits::Dimension;
 use super::operation::Standing;
 use super::slice::Slice;
@@ -7,8 +8,6 @@ use super::slices::{Ask, Spent};
 
 /// So many requests of a key within the time of a slice make it worth one.
 const BUSY: u64 = 8;
-/// The most that a slice is asked to hold.
-const MOST_SPARE: u64 = 256;
 /// The most slices that are kept, while requests of them run for long.
 const MOST_SLICES: usize = 1024;
 

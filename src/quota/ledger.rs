@@ -16,7 +16,7 @@ use crate::date::{date, day_of};
 /// How long a revoked key is remembered here; by then KV and every isolate know it.
 const REVOKED_MS: u64 = 86_400_000;
 /// The most requests that are promised beside the one that asks.
-const MOST_SPARE: u64 = 256;
+pub(super) const MOST_SPARE: u64 = 256;
 
 /// The state of one tenant's quota.
 ///

@@ -32,13 +32,8 @@ pub struct Reserve {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub spare: u64,
     /// Whether the ledger has refused the request before, and is asked again: it was not refused then.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_again: bool,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-const fn is_false(value: &bool) -> bool {
-    !*value
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so, and its size is the target's")]
