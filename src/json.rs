@@ -34,6 +34,49 @@ pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// An object in the making whose names are the program's own, and need no escapes: what `serde_json` writes, but it looks for
+/// escapes in each byte of each name, which makes half of what a line of the log costs.
+#[derive(Debug)]
+pub(crate) struct Fields(Vec<u8>);
+
+impl Fields {
+    /// An object without fields.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    /// Writes a name; its value follows.
+    fn name(&mut self, name: &'static str) -> &mut Vec<u8> {
+        self.0.push(if self.0.is_empty() { b'{' } else { b',' });
+        self.0.push(b'"');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+        &mut self.0
+    }
+
+    /// Writes a text, or null.
+    pub(crate) fn text(&mut self, name: &'static str, text: Option<&str>) -> &mut Self {
+        let out = self.name(name);
+        match text {
+            Some(text) => write_text(out, text),
+            None => out.extend_from_slice(b"null"),
+        }
+        self
+    }
+
+    /// Writes anything else.
+    pub(crate) fn value<T: Serialize>(&mut self, name: &'static str, value: T) -> &mut Self {
+        write_value(self.name(name), &value);
+        self
+    }
+
+    /// The object, which has at least one field.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
+    }
+}
+
 const fn is_escaped(byte: u8) -> bool {
     byte < b' ' || byte == b'"' || byte == b'\\'
 }

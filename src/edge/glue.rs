@@ -22,6 +22,11 @@ extern "C" {
     #[wasm_bindgen(method, getter, js_name = retryAfterMs)]
     pub(super) fn retry_after_ms(this: &JsUpstream) -> Option<f64>;
 
+    /// A whole answer that was read together with its headers: its bytes, or a text that says why there are none.
+    /// Undefined if it was not.
+    #[wasm_bindgen(method, getter)]
+    pub(super) fn all(this: &JsUpstream) -> JsValue;
+
     /// The bytes that are ready, or undefined at the end.
     #[wasm_bindgen(method)]
     pub(super) fn take(this: &JsUpstream) -> JsValue;
@@ -39,6 +44,11 @@ extern "C" {
     /// Fills the buffer with randomness.
     #[wasm_bindgen(js_name = randomBytes)]
     pub(super) fn random_bytes(buffer: &mut [u8]);
+
+    /// From now on this number stands for these headers: pairs of a name and a value, null where that is left open, as
+    /// JSON.
+    #[wasm_bindgen(js_name = learnHeaders)]
+    pub(super) fn learn_headers(shape: u32, headers: &str);
 
     /// One request, from its coming to the end of its answer.
     #[derive(Clone, Debug)]
@@ -63,15 +73,16 @@ extern "C" {
     pub(super) fn body(this: &Visit, wait: u32, limit: f64);
 
     #[wasm_bindgen(method)]
-    pub(super) fn answer(this: &Visit, status: u16, headers: &str, body: Option<&str>);
+    pub(super) fn answer(this: &Visit, status: u16, shape: u32, headers: &str, body: Option<&str>);
 
     #[wasm_bindgen(method, js_name = answerChunks)]
-    pub(super) fn answer_chunks(this: &Visit, status: u16, headers: &str, bytes: js_sys::Uint8Array);
+    pub(super) fn answer_chunks(this: &Visit, status: u16, shape: u32, headers: &str, bytes: js_sys::Uint8Array);
 
     #[wasm_bindgen(method, js_name = answerStream)]
     pub(super) fn answer_stream(
         this: &Visit,
         status: u16,
+        shape: u32,
         headers: &str,
         first: js_sys::Uint8Array,
         sources: js_sys::Array,
@@ -80,7 +91,7 @@ extern "C" {
     );
 
     #[wasm_bindgen(method, js_name = callUpstream)]
-    pub(super) fn call_upstream(this: &Visit, wait: u32, url: &str, headers: &str, body: &str, timeout_ms: u32);
+    pub(super) fn call_upstream(this: &Visit, wait: u32, head: &str, body: &str, timeout_ms: u32, whole_limit: f64);
 
     /// The same through the binding to Workers AI of that name.
     #[wasm_bindgen(method, js_name = callAi)]
@@ -88,10 +99,10 @@ extern "C" {
         this: &Visit,
         wait: u32,
         binding: &str,
-        model: &str,
-        headers: &str,
+        head: &str,
         body: &str,
         timeout_ms: u32,
+        whole_limit: f64,
     );
 
     #[wasm_bindgen(method, js_name = cancelCalls)]

@@ -2,6 +2,7 @@
 
 mod admin;
 mod glue;
+mod headers;
 mod ledger;
 mod platform;
 mod pump;
@@ -17,7 +18,7 @@ use crate::admin::{self as admin_api, is_admin_path};
 use crate::gateway::{Entropy, Gateway, Head, Patience, Reply, ReplyBody, StreamBody};
 
 use glue::Visit;
-use platform::{EdgePlatform, Upstream, lines, written};
+use platform::{EdgePlatform, Upstream, written};
 use pump::Pump;
 use task::{Task, Waits};
 
@@ -79,12 +80,12 @@ fn head(lines: &str) -> Head {
 
 /// Sends the reply.
 fn answer(reply: Reply<Upstream>, visit: &Visit) {
-    let headers = lines(&reply.headers);
+    let (shape, headers) = headers::crossing(&reply.headers);
     let (status, bytes) = (reply.status, |bytes: &[u8]| js_sys::Uint8Array::from(bytes));
     match reply.body {
-        ReplyBody::Empty => visit.answer(status, &headers, None),
-        ReplyBody::Bytes(body) => visit.answer(status, &headers, Some(&written(&body))),
-        ReplyBody::Chunks(chunks) => visit.answer_chunks(status, &headers, bytes(&chunks)),
+        ReplyBody::Empty => visit.answer(status, shape, &headers, None),
+        ReplyBody::Bytes(body) => visit.answer(status, shape, &headers, Some(&written(&body))),
+        ReplyBody::Chunks(chunks) => visit.answer_chunks(status, shape, &headers, bytes(&chunks)),
         ReplyBody::Stream(stream) => {
             let StreamBody { first, upstreams, transcoder, closing, patience, gather_ms } = *stream;
             let Patience { keepalive_ms, first_token_ms, idle_ms } = patience;
@@ -92,7 +93,7 @@ fn answer(reply: Reply<Upstream>, visit: &Visit) {
             let pump = Pump::new(transcoder, closing, visit.clone());
             let sources = upstreams.into_iter().map(|upstream| upstream.map_or(JsValue::NULL, Upstream::into_js));
             let sources = sources.collect();
-            visit.answer_stream(status, &headers, bytes(&first), sources, pump, &times);
+            visit.answer_stream(status, shape, &headers, bytes(&first), sources, pump, &times);
         }
     }
 }

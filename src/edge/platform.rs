@@ -40,11 +40,12 @@ pub(super) fn whole(number: f64) -> u64 {
     number as u64
 }
 
-/// Headers as they cross: name and value in turn, a line each.
-pub(super) fn lines<N: AsRef<str>>(headers: &[(N, String)]) -> String {
+/// Where a call goes and its headers, as they cross: name and value in turn, a line each.
+fn head_of(destination: &str, headers: &[(Cow<'static, str>, String)]) -> String {
     let mut lines = String::with_capacity(1024);
+    lines.extend([destination, "\n"]);
     for (name, value) in headers {
-        lines.extend([name.as_ref(), "\n", value, "\n"]);
+        lines.extend([name, "\n", value, "\n"]);
     }
     lines
 }
@@ -125,12 +126,21 @@ impl Platform for EdgePlatform {
         body.map(|body| bytes_of(&body)).map_err(|thrown| read_error(&thrown))
     }
 
-    async fn call(&self, request: UpstreamRequest, timeout_ms: u32) -> Result<UpstreamResponse<Upstream>, CallError> {
-        let headers = lines(&request.headers);
+    async fn call(
+        &self,
+        request: UpstreamRequest,
+        timeout_ms: u32,
+        whole_limit: Option<usize>,
+    ) -> Result<UpstreamResponse<Upstream>, CallError> {
         let body = written(&request.body);
+        let limit = whole_limit.map_or(0.0, js_limit);
         let called = self.wait(|visit, wait| match &request.destination {
-            Destination::Url(url) => visit.call_upstream(wait, url, &headers, &body, timeout_ms),
-            Destination::Ai { binding, model } => visit.call_ai(wait, binding, model, &headers, &body, timeout_ms),
+            Destination::Url(url) => {
+                visit.call_upstream(wait, &head_of(url, &request.headers), &body, timeout_ms, limit);
+            }
+            Destination::Ai { binding, model } => {
+                visit.call_ai(wait, binding, &head_of(model, &request.headers), &body, timeout_ms, limit);
+            }
         });
         let called = called.await;
         let upstream: JsUpstream = match called {
@@ -190,7 +200,7 @@ impl Platform for EdgePlatform {
     }
 
     fn record(&self, record: &RequestRecord) {
-        self.visit.tell_log(&record.line(), record.is_logged);
+        self.visit.tell_log(&written(&record.line()), record.is_logged);
     }
 
     fn warn(&self, message: &str) {
@@ -207,6 +217,10 @@ impl UpstreamBody for Upstream {
     }
 
     async fn read_all(&mut self, limit: usize, wait_ms: u32) -> Result<Vec<u8>, ReadError> {
+        let all = self.js.all();
+        if !all.is_undefined() {
+            return if all.is_string() { Err(read_error(&all)) } else { Ok(bytes_of(&all)) };
+        }
         let body = self.waits.on(|wait| self.visit.read_all(wait, &self.js, js_limit(limit), wait_ms)).await;
         body.map(|body| bytes_of(&body)).map_err(|thrown| read_error(&thrown))
     }

@@ -7,7 +7,7 @@ use crate::quota::Call;
 use crate::transcode::{End, Progress, Transcoder};
 
 use super::glue::{self, Visit};
-use super::platform::{now_ms, tell_ledger};
+use super::platform::{now_ms, tell_ledger, written};
 use super::tend::tend;
 
 /// A transcoder as JavaScript drives it: one call for each piece of the upstream's body. When the stream has ended,
@@ -38,7 +38,7 @@ impl Pump {
         if let Some(change) = closed.change {
             glue::warn(&change);
         }
-        self.visit.tell_log(&closed.record.line(), closed.record.is_logged);
+        self.visit.tell_log(&written(&closed.record.line()), closed.record.is_logged);
     }
 }
 

@@ -5,6 +5,8 @@ import { BodyReader, letGo } from "./body_reader.js";
 const FIRST_BYTES = 4096;
 // How long a body that has said all may take to end, so that its connection can serve again.
 const DRAIN_MS = 1000;
+// The content type of answers that are read ahead.
+const WHOLE = "application/json";
 // Thrown as they stand; the Rust side compares.
 const TOO_LONG = "too long";
 export const TIMEOUT = "timeout";
@@ -57,6 +59,7 @@ export class Upstream {
   #reading;
   #waiting;
   #piece;
+  #all;
 
   // `abort` breaks the call off.
   constructor(response, visit, abort) {
@@ -138,6 +141,27 @@ export class Upstream {
   // one and the same.
   taken(result) {
     return this.#piece ? this.take() : this.#body?.taken(result);
+  }
+
+  // Whether this is an answer that the gateway, which wants at most `limit` bytes of it, will read whole in any case.
+  readsAhead(limit) {
+    return limit > 0 && this.#response.ok && this.contentType.startsWith(WHOLE);
+  }
+
+  // Reads the whole answer, for `all` to have what came of it. `why` makes of an error what the gateway is told.
+  readAhead(limit, why) {
+    return readToEnd(this.#response, limit).then(
+      (bytes) => (this.#all = bytes),
+      (error) => {
+        letGo(error);
+        this.#all = error === TOO_LONG ? error : why(error);
+      },
+    );
+  }
+
+  // What was read ahead: its bytes, or why there are none, as text; undefined if it was not.
+  get all() {
+    return this.#all;
   }
 
   // All bytes, if they are at most `limit` and come in time.

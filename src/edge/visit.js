@@ -23,11 +23,33 @@ const HEADERS = [
 ];
 const OF_COMPLETIONS = 7;
 
-// Headers cross as one string, name and value in turn, a line each: neither can hold a line feed.
-function record(lines) {
+// Where a call goes and its headers cross as one string, name and value in turn, a line each: neither can hold a line feed.
+function headOf(lines) {
   const parts = lines.split("\n");
   const headers = {};
-  for (let i = 0; i + 1 < parts.length; i += 2) headers[parts[i]] = parts[i + 1];
+  for (let i = 1; i + 1 < parts.length; i += 2) headers[parts[i]] = parts[i + 1];
+  return { destination: parts[0], headers };
+}
+
+// The headers of answers by their number: an object that has them all, and the names of those whose values are left open.
+const shapes = [];
+
+export function learnHeaders(shape, pairs) {
+  const all = {};
+  const open = [];
+  for (const [name, value] of JSON.parse(pairs)) {
+    all[name] = value;
+    if (value === null) open.push(name);
+  }
+  shapes[shape] = { all, open };
+}
+
+// The headers of an answer. The values that its shape leaves open cross as one string, a line each.
+function headersOf(shape, lines) {
+  const { all, open } = shapes[shape];
+  const headers = { ...all };
+  const values = lines.split("\n");
+  for (let i = 0; i < open.length; i += 1) headers[open[i]] = values[i];
   return headers;
 }
 
@@ -168,10 +190,6 @@ export class Visit {
       this.#respond = respond;
       this.#fail = fail;
     });
-    // Keeps the request's context alive until the answer is complete. Without, the runtime drops the context as soon as
-    // the client goes away, and with it, unfinished, whatever the Worker was waiting for: its memory would never be given
-    // back, and nobody would settle.
-    ctx.waitUntil(new Promise((release) => (this.#release = release)));
     const { signal } = request;
     signal.addEventListener("abort", this.#leave);
     this.#isGone = signal.aborted;
@@ -180,6 +198,7 @@ export class Visit {
   // The client goes away.
   #leave = () => {
     this.#isGone = true;
+    this.#hold();
     this.cancelCalls();
     for (const act of this.#whenGone) act();
   };
@@ -222,12 +241,19 @@ export class Visit {
     this.#letGo();
   };
 
+  // Keeps the request's context alive until the last has let go. Without, the runtime drops it with the answer, or as soon as
+  // the client goes away, and with it, unfinished, whatever the Worker was waiting for: its memory would never be given
+  // back, and nobody would settle.
+  #hold() {
+    if (!this.#release) this.#ctx.waitUntil(new Promise((release) => (this.#release = release)));
+  }
+
   // The last who lets go leaves nothing of the request.
   #letGo() {
     this.#holds -= 1;
     if (this.#holds > 0) return;
     this.#clock.stop();
-    this.#release();
+    this.#release?.();
   }
 
   // The head: method, path, query, and then those headers, each with a mark before it if it is there.
@@ -251,65 +277,77 @@ export class Visit {
   }
 
   // An answer that is all there.
-  answer(status, headers, body) {
-    this.#respond(new Response(body, { status, headers: record(headers) }));
+  answer(status, shape, headers, body) {
+    this.#respond(new Response(body, { status, headers: headersOf(shape, headers) }));
     this.#end();
   }
 
   // A stream that is all there: it goes out without a length.
-  answerChunks(status, headers, bytes) {
+  answerChunks(status, shape, headers, bytes) {
     const body = new ReadableStream({
       start(controller) {
         controller.enqueue(bytes);
         controller.close();
       },
     });
-    this.answer(status, headers, body);
+    this.answer(status, shape, headers, body);
   }
 
   // A stream: what is left of each of the transcoder's sources (null where nothing is) through `transcoder`, after
   // `first`. The times are those of the gateway's `Patience`, and for how long what comes gathers, in milliseconds.
-  answerStream(status, headers, first, sources, transcoder, [keepaliveMs, firstTokenMs, idleMs, gatherMs]) {
+  answerStream(status, shape, headers, first, sources, transcoder, [keepaliveMs, firstTokenMs, idleMs, gatherMs]) {
     const body = pump(first, sources, transcoder, this, this.#end, { keepaliveMs, firstTokenMs, idleMs, gatherMs });
-    this.#respond(new Response(body, { status, headers: record(headers) }));
+    this.#respond(new Response(body, { status, headers: headersOf(shape, headers) }));
   }
 
   // Calls an upstream by its URL.
-  callUpstream(wait, url, headers, body, timeoutMs) {
-    const send = (signal) => fetch(url, { method: "POST", headers: record(headers), body, redirect: "manual", signal });
-    this.#runner.tell(wait, this.#call(send, timeoutMs));
+  callUpstream(wait, head, body, timeoutMs, limit) {
+    const { destination, headers } = headOf(head);
+    const send = (signal) => fetch(destination, { method: "POST", headers, body, redirect: "manual", signal });
+    this.#runner.tell(wait, this.#call(send, timeoutMs, limit));
   }
 
   // Calls a model through the Worker's binding to Workers AI. A raw response comes whatever its status. The runtime
   // documents neither `signal` nor `extraHeaders`, and takes both (cloudflare/workerd, src/cloudflare/internal/ai-api.ts).
-  callAi(wait, binding, model, headers, body, timeoutMs) {
+  callAi(wait, binding, head, body, timeoutMs, limit) {
+    const { destination: model, headers: extraHeaders } = headOf(head);
     const send = async (signal) => {
       const ai = this.#env[binding];
       if (!ai) throw `there is no binding ${binding}`;
-      return ai.run(model, JSON.parse(body), { returnRawResponse: true, signal, extraHeaders: record(headers) });
+      return ai.run(model, JSON.parse(body), { returnRawResponse: true, signal, extraHeaders });
     };
-    this.#runner.tell(wait, this.#call(send, timeoutMs));
+    this.#runner.tell(wait, this.#call(send, timeoutMs, limit));
   }
 
-  // Calls an upstream and waits for its headers. The call ends when the client goes away, at any time. `send` is given
-  // the signal that ends it.
-  async #call(send, timeoutMs) {
-    if (this.#isGone) throw GONE;
+  // Calls an upstream and waits for its headers; where a whole answer of at most `limit` bytes is wanted, 0 if none is, for
+  // that as well, so that the module is entered once for both. The call ends when the client goes away, at any time. `send`
+  // is given the signal that ends it.
+  #call(send, timeoutMs, limit) {
+    if (this.#isGone) return Promise.reject(GONE);
     const controller = new AbortController();
     this.#calls.push(controller);
+    const abort = () => controller.abort();
     let timedOut = false;
     const inTime = this.#clock.after(timeoutMs, () => {
       timedOut = true;
-      controller.abort();
+      abort();
     });
-    try {
-      return new Upstream(await send(controller.signal), this, () => controller.abort());
-    } catch (error) {
-      if (this.#isGone) throw GONE;
-      throw timedOut ? TIMEOUT : textOf(error);
-    } finally {
+    const why = (error) => {
       inTime();
-    }
+      if (this.#isGone) return GONE;
+      return timedOut ? TIMEOUT : textOf(error);
+    };
+    const answered = (response) => {
+      const upstream = new Upstream(response, this, abort);
+      const done = () => {
+        inTime();
+        return upstream;
+      };
+      return upstream.readsAhead(limit) ? upstream.readAhead(limit, why).then(done) : done();
+    };
+    return send(controller.signal).then(answered, (error) => {
+      throw why(error);
+    });
   }
 
   // Breaks off what is still going on of the request's calls.
@@ -409,6 +447,7 @@ export class Visit {
   // charged as it was reserved.
   async tellLedger(tenant, call) {
     this.#holds += 1;
+    this.#hold();
     for (const pause of [0, ...TELL_AGAIN_MS]) {
       if (pause > 0) await scheduler.wait(pause);
       try {

@@ -230,7 +230,10 @@ impl<'a> Attempts<'a> {
         let Prepared { name, upstream, dialect, redactor, .. } = prepared;
         let began_ms = platform.now_ms();
         let patience_ms = if self.request.stream { upstream.headers_timeout_ms } else { upstream.total_timeout_ms };
-        let response = platform.call(call, patience_ms).await.map_err(|error| match error {
+        // Of several calls each has to tell at once that it has begun to answer: what it is owed depends on it.
+        let is_alone = prepared.shares.len() == 1;
+        let whole_limit = (!self.request.stream && is_alone).then_some(self.config.limits.max_answer_bytes);
+        let response = platform.call(call, patience_ms, whole_limit).await.map_err(|error| match error {
             CallError::Threw(text) => failed(platform, name, dialect.decode_thrown(&text), redactor),
             CallError::Unreachable(why) => {
                 platform.warn(&format!("upstream `{name}` cannot be reached: {}", redactor.redact(&why)));

@@ -65,7 +65,7 @@ pub(super) fn preflight<B>(head: &Head, method: &'static str) -> Reply<B> {
     reply.header("access-control-allow-methods", method);
     // SDKs send headers of their own (`x-stainless-…`), and none can do harm here.
     let wanted = head.wanted_headers.as_deref().unwrap_or("authorization, content-type");
-    reply.header("access-control-allow-headers", wanted);
+    reply.header("access-control-allow-headers", wanted.to_owned());
     reply.header("access-control-max-age", "86400");
     reply
 }

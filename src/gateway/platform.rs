@@ -23,8 +23,15 @@ pub trait Platform {
     /// The client's body, if it is at most `limit` bytes long.
     async fn request_body(&self, limit: usize) -> Result<Vec<u8>, ReadError>;
 
-    /// Calls an upstream and waits for its headers, at most `timeout_ms`. Redirects are not followed.
-    async fn call(&self, request: UpstreamRequest, timeout_ms: u32) -> Result<UpstreamResponse<Self::Body>, CallError>;
+    /// Calls an upstream and waits for its headers, at most `timeout_ms`. Redirects are not followed. Where an answer is
+    /// wanted whole, `whole_limit` is the most bytes that it may have: it may then be waited for as well, in the same
+    /// time, and what has come of it is what [`UpstreamBody::read_all`] gives.
+    async fn call(
+        &self,
+        request: UpstreamRequest,
+        timeout_ms: u32,
+        whole_limit: Option<usize>,
+    ) -> Result<UpstreamResponse<Self::Body>, CallError>;
 
     /// Breaks off every call of this request that is still going on, whether its headers have come or not.
     fn cancel_calls(&self);

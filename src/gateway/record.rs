@@ -1,17 +1,15 @@
 //! What one line of the log says of a request. Nothing of prompts, texts or secrets is in it.
 
-use serde::Serialize;
-
 use crate::api::{ApiError, FinishReason};
 use crate::health::Verdict;
+use crate::json::Fields;
 use crate::transcode::Outcome;
 
 use super::retry::{Watch, verdict};
 use super::{Settled, Settlement};
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ended {
     /// With all that was asked for.
     #[default]
@@ -22,13 +20,22 @@ pub enum Ended {
     ClientGone,
 }
 
+impl Ended {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Error => "error",
+            Self::ClientGone => "client_gone",
+        }
+    }
+}
+
 /// One request, as the log tells of it. Times are milliseconds since it came.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct RequestRecord {
     /// As in `x-request-id`.
     pub request_id: String,
     /// Of the W3C trace that the client began.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
     /// `completions`, `models`, `usage`, or `none` for a path that there is not.
     pub route: &'static str,
@@ -69,7 +76,6 @@ pub struct RequestRecord {
     /// Until the end.
     pub total_ms: u64,
     /// Whether the configuration wants it in the log.
-    #[serde(skip)]
     pub is_logged: bool,
 }
 
@@ -92,11 +98,34 @@ impl RequestRecord {
         self.error = Some(error.code().unwrap_or(error.case.row().1).chars().take(64).collect());
     }
 
-    /// The line.
+    /// The line, a JSON object.
     #[must_use]
-    pub fn line(&self) -> String {
-        // Plain data always serializes.
-        serde_json::to_string(self).unwrap_or_default()
+    pub fn line(&self) -> Vec<u8> {
+        let mut line = Fields::with_capacity(1024);
+        line.text("request_id", Some(&self.request_id));
+        if let Some(trace_id) = &self.trace_id {
+            line.text("trace_id", Some(trace_id));
+        }
+        line.text("route", Some(self.route))
+            .text("tenant", self.tenant.as_deref())
+            .text("key", self.key.as_deref())
+            .text("model", self.model.as_deref())
+            .value("stream", self.stream)
+            .text("target", self.target.as_deref())
+            .text("dialect", self.dialect)
+            .value("attempts", self.attempts)
+            .value("status", self.status)
+            .text("error", self.error.as_deref())
+            .text("ended", Some(self.ended.as_str()))
+            .text("finish_reason", self.finish_reason.map(FinishReason::as_str))
+            .value("prompt_tokens", self.prompt_tokens)
+            .value("completion_tokens", self.completion_tokens)
+            .value("estimated", self.estimated)
+            .value("wasted_tokens", self.wasted_tokens)
+            .value("headers_ms", self.headers_ms)
+            .value("first_token_ms", self.first_token_ms)
+            .value("total_ms", self.total_ms);
+        line.finish()
     }
 }
 
@@ -154,5 +183,56 @@ impl Closing {
         let verdict = if unseen { Verdict::Neutral } else { verdict(Some(outcome)) };
         let change = self.watch.and_then(|watch| watch.end(verdict, now_ms));
         Closed { settled, record: self.record, change }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_byte_for_byte() {
+        let check = |record: &RequestRecord, expected: &str| {
+            assert_eq!(String::from_utf8(record.line()).unwrap(), expected);
+        };
+        check(
+            &RequestRecord { request_id: "req_1".to_owned(), route: "none", ..RequestRecord::default() },
+            "{\"request_id\":\"req_1\",\"route\":\"none\",\"tenant\":null,\"key\":null,\"model\":null,\"stream\":false,\
+             \"target\":null,\"dialect\":null,\"attempts\":0,\"status\":0,\"error\":null,\"ended\":\"complete\",\
+             \"finish_reason\":null,\"prompt_tokens\":0,\"completion_tokens\":0,\"estimated\":false,\"wasted_tokens\":0,\
+             \"headers_ms\":null,\"first_token_ms\":null,\"total_ms\":0}",
+        );
+        let text = |text: &str| Some(text.to_owned());
+        check(
+            &RequestRecord {
+                request_id: "req_2".to_owned(),
+                trace_id: text("0af7"),
+                route: "completions",
+                tenant: text("acme"),
+                key: text("k1"),
+                model: text("a \"b\""),
+                stream: true,
+                target: text("gpu/m"),
+                dialect: Some("openai-chat"),
+                attempts: 2,
+                status: 499,
+                error: text("upstream_timeout"),
+                ended: Ended::ClientGone,
+                finish_reason: Some(FinishReason::ContentFilter),
+                prompt_tokens: 1,
+                completion_tokens: 2,
+                estimated: true,
+                wasted_tokens: 3,
+                headers_ms: Some(4),
+                first_token_ms: Some(5),
+                total_ms: 6,
+                is_logged: true,
+            },
+            "{\"request_id\":\"req_2\",\"trace_id\":\"0af7\",\"route\":\"completions\",\"tenant\":\"acme\",\"key\":\"k1\",\
+             \"model\":\"a \\\"b\\\"\",\"stream\":true,\"target\":\"gpu/m\",\"dialect\":\"openai-chat\",\"attempts\":2,\
+             \"status\":499,\"error\":\"upstream_timeout\",\"ended\":\"client_gone\",\"finish_reason\":\"content_filter\",\
+             \"prompt_tokens\":1,\"completion_tokens\":2,\"estimated\":true,\"wasted_tokens\":3,\"headers_ms\":4,\
+             \"first_token_ms\":5,\"total_ms\":6}",
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! What goes back to the client: status, headers, and a body that is there or is still to come.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::api::{ApiError, Case};
@@ -15,7 +16,7 @@ pub struct Reply<B> {
     /// The HTTP status.
     pub status: u16,
     /// All headers, names in lower case.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(&'static str, Cow<'static, str>)>,
     /// The body.
     pub body: ReplyBody<B>,
 }
@@ -72,7 +73,7 @@ pub(super) const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
 impl<B> Reply<B> {
     /// 200 with bytes.
-    pub(crate) fn ok(content_type: &str, bytes: Vec<u8>) -> Self {
+    pub(crate) fn ok(content_type: &'static str, bytes: Vec<u8>) -> Self {
         let mut reply = Self { status: 200, headers: Vec::with_capacity(16), body: ReplyBody::Bytes(bytes) };
         reply.header("content-type", content_type);
         reply
@@ -113,13 +114,13 @@ impl<B> Reply<B> {
         reply
     }
 
-    pub(crate) fn header(&mut self, name: &'static str, value: impl Into<String>) {
+    pub(crate) fn header(&mut self, name: &'static str, value: impl Into<Cow<'static, str>>) {
         self.headers.push((name, value.into()));
     }
 
     /// The headers that every answer has.
     pub(crate) fn with_common_headers(mut self, request_id: &str, timing: &Timing, now_ms: u64) -> Self {
-        self.header("x-request-id", request_id);
+        self.header("x-request-id", request_id.to_owned());
         self.header("openai-version", "2020-10-01");
         self.header("openai-processing-ms", now_ms.saturating_sub(timing.began_ms).to_string());
         self.header("server-timing", timing.header());
@@ -129,14 +130,15 @@ impl<B> Reply<B> {
 
     /// The headers that tell what is left.
     pub(super) fn with_rate_headers(mut self, standings: &[Standing]) -> Self {
-        self.headers.extend(rate_headers(standings));
+        let headers = rate_headers(standings).into_iter();
+        self.headers.extend(headers.map(|(name, value)| (name, Cow::from(value))));
         self
     }
 
     /// The header that lets a browser's page read the answer, if its origin may.
     pub(super) fn with_cors(mut self, cors: Option<&Cors>, origin: Option<&str>) -> Self {
         if let Some(allowed) = cors.zip(origin).and_then(|(cors, origin)| cors.allow(origin)) {
-            self.header("access-control-allow-origin", allowed);
+            self.header("access-control-allow-origin", allowed.to_owned());
             if allowed != "*" {
                 self.header("vary", "Origin");
             }

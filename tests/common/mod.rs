@@ -393,6 +393,7 @@ impl World {
                 (out, Some(outcome))
             }
         };
+        let headers = headers.into_iter().map(|(name, value)| (name, value.into_owned())).collect();
         Received { status, headers, body: String::from_utf8(body).unwrap(), outcome }
     }
 }
@@ -468,7 +469,12 @@ impl Platform for World {
         if body.len() > limit { Err(ReadError::TooLong) } else { Ok(body) }
     }
 
-    async fn call(&self, request: UpstreamRequest, _: u32) -> Result<UpstreamResponse<Body>, CallError> {
+    async fn call(
+        &self,
+        request: UpstreamRequest,
+        _: u32,
+        _: Option<usize>,
+    ) -> Result<UpstreamResponse<Body>, CallError> {
         self.calls.borrow_mut().push(request);
         let Answer { status, content_type, retry_after_ms, pieces } =
             self.answers.borrow_mut().pop_front().expect("the script has an answer for every call")?;
@@ -523,7 +529,7 @@ impl Platform for World {
 
     fn record(&self, record: &RequestRecord) {
         if record.is_logged {
-            self.records.borrow_mut().push(serde_json::from_str(&record.line()).unwrap());
+            self.records.borrow_mut().push(serde_json::from_slice(&record.line()).unwrap());
         }
     }
 
