@@ -1,6 +1,7 @@
 //! Where the gateway meets the runtime: the Worker's entry point, and all that names JavaScript.
 
 mod admin;
+mod entropy;
 mod glue;
 mod headers;
 mod ledger;
@@ -35,8 +36,7 @@ pub fn fetch(request: JsValue, env: JsValue, ctx: JsValue) -> js_sys::Promise {
     let gateway = GATEWAY.with(Rc::clone);
     let waits = Waits::default();
     let platform = EdgePlatform { visit: visit.clone(), waits: waits.clone() };
-    let mut entropy = [0; 32];
-    glue::random_bytes(&mut entropy);
+    let entropy = entropy::draw();
     let task = Task::new(
         async move {
             let head = head(&platform.visit.head());

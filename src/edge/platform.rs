@@ -154,10 +154,12 @@ impl Platform for EdgePlatform {
                 });
             }
         };
+        let status = upstream.status();
         Ok(UpstreamResponse {
-            status: upstream.status(),
+            status,
             content_type: upstream.content_type(),
-            retry_after_ms: upstream.retry_after_ms().map(whole),
+            // Only who refuses says when to try again.
+            retry_after_ms: (status >= 300).then(|| upstream.retry_after_ms()).flatten().map(whole),
             body: Upstream { js: upstream, visit: self.visit.clone(), waits: self.waits.clone() },
         })
     }

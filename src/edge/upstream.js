@@ -12,16 +12,18 @@ const TOO_LONG = "too long";
 export const TIMEOUT = "timeout";
 export const GONE = "gone";
 
+const asBytes = (buffer) => new Uint8Array(buffer);
+
 // The bytes of a request or response, if they are at most `limit`.
-export async function readToEnd(message, limit) {
+export function readToEnd(message, limit) {
   const { headers } = message;
   const length = headers.get("content-length");
   // What is compressed is longer than it says. The body's stream is not even made here.
   if (length !== null && Number(length) <= limit && headers.get("content-encoding") === null) {
-    return new Uint8Array(await message.arrayBuffer());
+    return message.arrayBuffer().then(asBytes);
   }
   const { body } = message;
-  return body ? readPieces(body.getReader(), Number(length ?? 0), limit) : new Uint8Array(0);
+  return body ? readPieces(body.getReader(), Number(length ?? 0), limit) : Promise.resolve(new Uint8Array(0));
 }
 
 // Reads a stream to its end. `length` is what its content-length says, if anything. Every piece is copied into one
@@ -148,15 +150,18 @@ export class Upstream {
     return limit > 0 && this.#response.ok && this.contentType.startsWith(WHOLE);
   }
 
-  // Reads the whole answer, for `all` to have what came of it. `why` makes of an error what the gateway is told.
-  readAhead(limit, why) {
-    return readToEnd(this.#response, limit).then(
-      (bytes) => (this.#all = bytes),
-      (error) => {
-        letGo(error);
-        this.#all = error === TOO_LONG ? error : why(error);
-      },
-    );
+  // Reads the whole answer, for `all` to have what came of it; resolves to what `done` makes then. `why` makes of an error
+  // what the gateway is told.
+  readAhead(limit, done, why) {
+    const keep = (all) => {
+      this.#all = all;
+      return done();
+    };
+    const broke = (error) => {
+      letGo(error);
+      return keep(error === TOO_LONG ? error : why(error));
+    };
+    return readToEnd(this.#response, limit).then(keep, broke);
   }
 
   // What was read ahead: its bytes, or why there are none, as text; undefined if it was not.

@@ -343,7 +343,7 @@ export class Visit {
         inTime();
         return upstream;
       };
-      return upstream.readsAhead(limit) ? upstream.readAhead(limit, why).then(done) : done();
+      return upstream.readsAhead(limit) ? upstream.readAhead(limit, done, why) : done();
     };
     return send(controller.signal).then(answered, (error) => {
       throw why(error);
