@@ -14,7 +14,7 @@ endif
 # In CI a lock file that does not fit is an error, never an update.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 
-.PHONY: help setup build dev test test-upstreams soak lint fuzz bench bench-micro dry-run deploy key revoke tenant config usage
+.PHONY: help setup build dev test test-upstreams soak lint fuzz bench bench-count bench-micro dry-run deploy key revoke tenant config usage
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -52,6 +52,9 @@ fuzz: ## Every fuzz target. [FUZZ_SECONDS=60]
 
 bench: build ## The Worker beside others, in one run. [BENCH_QUICK=1] [BENCH_ONLY=burst] [BENCH_SYSTEMS=gateway] [BENCH_SECONDS=2] [BENCH_ROUNDS=5]
 	benches/run
+
+bench-count: build ## The instructions of a request, by valgrind. [BENCH_SYSTEMS=] [BENCH_OTHER_BUILD=]
+	benches/run count
 
 bench-micro: ## Its parts, natively. [ONLY=transcode]
 	cargo bench $(LOCKED) --manifest-path benches/micro/Cargo.toml -- $(if $(ONLY),'$(ONLY)')

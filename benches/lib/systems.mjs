@@ -55,7 +55,8 @@ export async function startUpstream() {
   return { port: Number(await firstLine(child, child.stdout)) };
 }
 
-/** Each workerd has a folder of its own, with the files that it embeds; `configOf` gets an empty one in it. */
+/** Each workerd has a folder of its own, with the files that it embeds; `configOf` gets an empty one in it. It runs under
+ *  the program `run.under`, if there is one. */
 export async function startWorkerd(run, name, files, configOf) {
   const folder = path.join(run.folder, name);
   const disk = path.join(folder, "disk");
@@ -64,7 +65,8 @@ export async function startWorkerd(run, name, files, configOf) {
   const config = path.join(folder, "config.capnp");
   await writeFile(config, configOf(disk));
   const spawned = performance.now();
-  const child = start(WORKERD, ["serve", config, "--control-fd=3"], { stdio: ["ignore", "ignore", "inherit", "pipe"] });
+  const [program, ...args] = [...(run.under ?? []), WORKERD, "serve", config, "--control-fd=3"];
+  const child = start(program, args, { stdio: ["ignore", "ignore", "inherit", "pipe"] });
   const { port } = JSON.parse(await firstLine(child, child.stdio[3]));
   return { port, pid: child.pid, child, spawned };
 }

@@ -75,11 +75,21 @@ const ENDED = {
 
 // The same for clients that go.
 const talking = latch();
+// More than the buffers between the upstream and the Worker hold, and less than an answer may have: once all of it is
+// written, the Worker reads.
+const LONG = " ".repeat(15_000_000);
+const reading = latch();
 const GONE = {
   "before headers, RST": { script: silence, stream: true, how: "hangUp", expected: NOTHING },
   "before headers, not streaming, RST": { script: silence, how: "hangUp", expected: NOTHING },
   // Nobody can see from outside whether the Worker knew already that the upstream had begun to answer. If it did, the
   // prompt is owed, else nothing; tests/quota.rs has both, each by itself.
+  "mid-answer, not streaming, RST": {
+    script: pieces([LONG, () => reading.open(), (exchange) => exchange.closed], "application/json"),
+    until: reading,
+    how: "hangUp",
+    expected: { ...ESTIMATE, completion_tokens: 0, errors: 0 },
+  },
   "before the first token, RST": {
     script: pieces([": working\n\n", (exchange) => exchange.closed]),
     stream: true,
@@ -126,12 +136,13 @@ suite("metering", () => {
     });
   }
 
-  for (const [name, { stream, reads, how, expected, orElse }] of Object.entries(GONE)) {
+  for (const [name, { stream, reads, until, how, expected, orElse }] of Object.entries(GONE)) {
     test(`pitfall 1: a client that goes ${name}`, async () => {
       const caller = await gateway.addCaller();
       const call = caller.start({ model: name, prompt: PROMPT, stream });
       await gateway.upstream.requestFor(name);
       if (reads) await (await call.response).contains(TEXT);
+      await until?.opened;
       call[how]();
       const used = await caller.usageOf(1);
       const charged = orElse && used.prompt_tokens === orElse.prompt_tokens ? orElse : expected;

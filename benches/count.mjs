@@ -1,0 +1,78 @@
+// Counts the instructions of a request, by valgrind. The time that one takes changes by a third with what else the host does;
+// this count does not, so that a gain of a hundredth shows. benches/README.md says how to read it.
+import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
+import os from "node:os";
+import path from "node:path";
+import { load } from "./lib/load.mjs";
+import { stop, stopAll } from "./lib/processes.mjs";
+import { settings } from "./lib/settings.mjs";
+import { SYSTEMS, startUpstream } from "./lib/systems.mjs";
+import { digits, table, whole } from "./lib/tables.mjs";
+import { compatibility } from "./lib/workerd.mjs";
+import { WORKLOADS } from "./lib/workloads.mjs";
+
+const ROOT = path.dirname(import.meta.dirname);
+const WORKLOAD = WORKLOADS.find(({ name }) => name === "not-streamed-16");
+// Quotas on are left out: a slice lasts for a time, and so for fewer requests the slower they are.
+const COUNTED = ["pass-through", "js-rewriter", "js-least", "gateway-quota-off", "gateway-other-build"];
+// What runs at 1/10 of its speed warms up for long enough, and what runs at 1/50 has enough requests.
+const WARM_UP = 20;
+const COUNT = 10;
+
+// Work of V8 that comes now and then, and would make a count of some hundred requests a matter of luck.
+const COMPILES = /compiler::|turboshaft|maglev|Liftoff|internal::wasm::|interpreter::|baseline|LiveRange|Assembler|Zone/;
+const COLLECTS = /Scaveng|MarkCompact|Sweep|cppgc|Marking|TracedHandles|IsUnmodifiedApi|heap::base/;
+// Code without a name has been compiled by V8: the module, its JavaScript, a Worker's own.
+const COMPILED = /^0x/;
+
+const control = (pid, ...args) => execFileSync("callgrind_control", [...args, String(pid)], { stdio: "ignore" });
+
+/** Instructions by function, of all that was counted. */
+async function counts(folder) {
+  const files = (await readdir(folder)).filter((name) => name.startsWith("callgrind.")).map((name) => path.join(folder, name));
+  const listed = files.flatMap((file) => execFileSync("callgrind_annotate", ["--threshold=100", file], { encoding: "latin1", maxBuffer: 1 << 28 }).split("\n"));
+  const rows = listed.map((line) => /^ *([\d,]+) \([^)]*\) +\S*?:(.*?)(?: \[[^\]]*\])?$/.exec(line)).filter(Boolean);
+  return rows.map(([, count, name]) => ({ name, count: Number(count.replaceAll(",", "")) }));
+}
+
+async function countOf(run, name) {
+  const folder = await mkdtemp(path.join(run.folder, "count-"));
+  const options = ["--tool=callgrind", "--quiet", "--instr-atstart=no", "--smc-check=all-non-file"];
+  run.under = ["valgrind", ...options, `--callgrind-out-file=${folder}/callgrind.%p`];
+  const system = { ...(await SYSTEMS[name].start(run, name)), name };
+  await load(run, system, WORKLOAD, WARM_UP * settings.seconds);
+  control(system.pid, "--instr=on");
+  const { requests } = await load(run, system, WORKLOAD, COUNT * settings.seconds);
+  control(system.pid, "--instr=off");
+  control(system.pid, "--dump");
+  await stop(system.child);
+  const rows = await counts(folder);
+  const sum = (wanted) => rows.filter(({ name }) => wanted(name)).reduce((total, { count }) => total + count, 0) / requests;
+  const isRare = (name) => COMPILES.test(name) || COLLECTS.test(name);
+  return { name, requests, all: sum((name) => !isRare(name)), compiled: sum((name) => COMPILED.test(name)), rare: sum(isRare) };
+}
+
+const run = { key: `sk-benchmark-${randomBytes(16).toString("hex")}` };
+const cleanUp = async () => {
+  await stopAll();
+  if (run.folder) await rm(run.folder, { recursive: true, force: true });
+};
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => cleanUp().finally(() => process.exit(130)));
+try {
+  execFileSync("valgrind", ["--version"], { stdio: "ignore" });
+  run.folder = await mkdtemp(path.join(os.tmpdir(), "completions-edge-count-"));
+  run.compat = compatibility(await readFile(path.join(ROOT, "wrangler.toml"), "utf8"));
+  run.upstream = await startUpstream();
+  const counted = [];
+  for (const name of COUNTED.filter((name) => SYSTEMS[name] && settings.systems.test(name))) counted.push(await countOf(run, name));
+  const titles = ["system", "requests", "instructions a request", `of ${counted[0].name}`, "compiled by V8", "V8's compilers and collections, besides"];
+  const rows = counted.map(({ name, requests, all, compiled, rare }) => [name, whole(requests), whole(all), digits(2)(counted[0].all / all), whole(compiled), whole(rare)]);
+  console.log(table([titles, ...rows]));
+} catch (error) {
+  console.error(error.code === "ENOENT" ? `bench: this needs valgrind: ${error.message}` : `bench: ${error.message}`);
+  process.exitCode = 1;
+} finally {
+  await cleanUp();
+}
