@@ -17,8 +17,8 @@ pub(crate) fn write_value<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     let _ = serde_json::to_writer(out, value);
 }
 
-/// So many bytes of a text are looked at in one step, as one number. As an array of bytes they would be natively, too; for
-/// wasm32 the compiler takes such an array apart again, byte by byte.
+/// So many bytes of a text are looked at in one step, as one number. For wasm32 the compiler takes an array of bytes apart,
+/// byte by byte, though natively it makes one instruction of it.
 const BLOCK: usize = 8;
 
 /// Appends a text. The same as `serde_json` writes, which looks at each byte by itself and takes four times as long for
@@ -35,12 +35,12 @@ pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// An object in the making whose names are the program's own, and need no escapes: what `serde_json` writes, but it looks for
-/// escapes in each byte of each name, which makes half of what a line of the log costs.
+/// An object in the making whose names are the program's own, and need no escapes: what `serde_json` writes, but it looks
+/// for escapes in each byte of each name, which makes half of what a line of the log costs.
 #[derive(Debug)]
-pub(crate) struct Fields(Vec<u8>);
+pub(crate) struct ObjectWriter(Vec<u8>);
 
-impl Fields {
+impl ObjectWriter {
     /// An object without fields.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
@@ -93,9 +93,9 @@ const fn is_plain(block: [u8; BLOCK]) -> bool {
     (any_below(block, b' ') | any_below(block ^ each(b'"'), 1) | any_below(block ^ each(b'\\'), 1)) == 0
 }
 
-/// Not 0 if one of the bytes is below `limit`, which is at most 128. A byte below it borrows when it is subtracted, and has its
-/// highest bit set then, which it had not before. Only such a byte takes anything from its neighbour, so that the answer
-/// for all of them together is right.
+/// Not 0 if one of the bytes is below `limit`, which is at most 128. A byte below it borrows when it is subtracted, and has
+/// its highest bit set then, which it had not before. The lowest such byte is always found, since nothing has borrowed from
+/// it; what is wrongly found lies above one, so that the answer for all of them together is right.
 const fn any_below(block: u64, limit: u8) -> u64 {
     block.wrapping_sub(each(limit)) & !block & each(0x80)
 }

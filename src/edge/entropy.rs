@@ -1,4 +1,4 @@
-//! Randomness for requests, of which the runtime is asked for that of many at once: a call costs more than the bytes do.
+//! Randomness for requests, drawn for many at once: a call of the runtime costs more than the bytes do.
 
 use std::cell::RefCell;
 

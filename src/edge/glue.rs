@@ -95,15 +95,7 @@ extern "C" {
 
     /// The same through the binding to Workers AI of that name.
     #[wasm_bindgen(method, js_name = callAi)]
-    pub(super) fn call_ai(
-        this: &Visit,
-        wait: u32,
-        binding: &str,
-        head: &str,
-        body: &str,
-        timeout_ms: u32,
-        whole_limit: f64,
-    );
+    pub(super) fn call_ai(this: &Visit, wait: u32, binding: &str, head: &str, body: &str, timeout_ms: u32);
 
     #[wasm_bindgen(method, js_name = cancelCalls)]
     pub(super) fn cancel_calls(this: &Visit);

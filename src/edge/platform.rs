@@ -139,7 +139,7 @@ impl Platform for EdgePlatform {
                 visit.call_upstream(wait, &head_of(url, &request.headers), &body, timeout_ms, limit);
             }
             Destination::Ai { binding, model } => {
-                visit.call_ai(wait, binding, &head_of(model, &request.headers), &body, timeout_ms, limit);
+                visit.call_ai(wait, binding, &head_of(model, &request.headers), &body, timeout_ms);
             }
         });
         let called = called.await;

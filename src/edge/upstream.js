@@ -159,7 +159,7 @@ export class Upstream {
     };
     const broke = (error) => {
       letGo(error);
-      return keep(error === TOO_LONG ? error : why(error));
+      return keep(why(error));
     };
     return readToEnd(this.#response, limit).then(keep, broke);
   }

@@ -192,13 +192,13 @@ export class Visit {
     });
     const { signal } = request;
     signal.addEventListener("abort", this.#leave);
-    this.#isGone = signal.aborted;
+    if (signal.aborted) this.#leave();
   }
 
   // The client goes away.
   #leave = () => {
     this.#isGone = true;
-    this.#hold();
+    this.#keepContext();
     this.cancelCalls();
     for (const act of this.#whenGone) act();
   };
@@ -241,10 +241,10 @@ export class Visit {
     this.#letGo();
   };
 
-  // Keeps the request's context alive until the last has let go. Without, the runtime drops it with the answer, or as soon as
-  // the client goes away, and with it, unfinished, whatever the Worker was waiting for: its memory would never be given
-  // back, and nobody would settle.
-  #hold() {
+  // Keeps the request's context alive until the last has let go. Without, the runtime drops it with the answer, or as soon
+  // as the client goes away, and with it, unfinished, whatever the Worker was waiting for: its memory would never be
+  // given back, and nobody would settle.
+  #keepContext() {
     if (!this.#release) this.#ctx.waitUntil(new Promise((release) => (this.#release = release)));
   }
 
@@ -309,19 +309,19 @@ export class Visit {
 
   // Calls a model through the Worker's binding to Workers AI. A raw response comes whatever its status. The runtime
   // documents neither `signal` nor `extraHeaders`, and takes both (cloudflare/workerd, src/cloudflare/internal/ai-api.ts).
-  callAi(wait, binding, head, body, timeoutMs, limit) {
+  callAi(wait, binding, head, body, timeoutMs) {
     const { destination: model, headers: extraHeaders } = headOf(head);
     const send = async (signal) => {
       const ai = this.#env[binding];
       if (!ai) throw `there is no binding ${binding}`;
       return ai.run(model, JSON.parse(body), { returnRawResponse: true, signal, extraHeaders });
     };
-    this.#runner.tell(wait, this.#call(send, timeoutMs, limit));
+    this.#runner.tell(wait, this.#call(send, timeoutMs, 0));
   }
 
-  // Calls an upstream and waits for its headers; where a whole answer of at most `limit` bytes is wanted, 0 if none is, for
-  // that as well, so that the module is entered once for both. The call ends when the client goes away, at any time. `send`
-  // is given the signal that ends it.
+  // Calls an upstream and waits for its headers; where a whole answer of at most `limit` bytes is wanted, 0 if none is,
+  // for that as well, so that the module is entered once for both. The call ends when the client goes away, at any time.
+  // `send` is given the signal that ends it.
   #call(send, timeoutMs, limit) {
     if (this.#isGone) return Promise.reject(GONE);
     const controller = new AbortController();
@@ -333,9 +333,12 @@ export class Visit {
       abort();
     });
     const why = (error) => {
-      inTime();
       if (this.#isGone) return GONE;
       return timedOut ? TIMEOUT : textOf(error);
+    };
+    const failed = (error) => {
+      inTime();
+      throw why(error);
     };
     const answered = (response) => {
       const upstream = new Upstream(response, this, abort);
@@ -345,9 +348,14 @@ export class Visit {
       };
       return upstream.readsAhead(limit) ? upstream.readAhead(limit, done, why) : done();
     };
-    return send(controller.signal).then(answered, (error) => {
-      throw why(error);
-    });
+    let sent;
+    try {
+      sent = send(controller.signal);
+    } catch (error) {
+      // Nothing may be thrown through the module, which called us.
+      sent = Promise.reject(error);
+    }
+    return sent.then(answered, failed);
   }
 
   // Breaks off what is still going on of the request's calls.
@@ -447,7 +455,7 @@ export class Visit {
   // charged as it was reserved.
   async tellLedger(tenant, call) {
     this.#holds += 1;
-    this.#hold();
+    this.#keepContext();
     for (const pause of [0, ...TELL_AGAIN_MS]) {
       if (pause > 0) await scheduler.wait(pause);
       try {

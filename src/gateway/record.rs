@@ -2,7 +2,7 @@
 
 use crate::api::{ApiError, FinishReason};
 use crate::health::Verdict;
-use crate::json::Fields;
+use crate::json::ObjectWriter;
 use crate::transcode::Outcome;
 
 use super::retry::{Watch, verdict};
@@ -101,30 +101,55 @@ impl RequestRecord {
     /// The line, a JSON object.
     #[must_use]
     pub fn line(&self) -> Vec<u8> {
-        let mut line = Fields::with_capacity(1024);
-        line.text("request_id", Some(&self.request_id));
-        if let Some(trace_id) = &self.trace_id {
+        // Each by its name, so that none is forgotten that comes later.
+        let Self {
+            request_id,
+            trace_id,
+            route,
+            tenant,
+            key,
+            model,
+            stream,
+            target,
+            dialect,
+            attempts,
+            status,
+            error,
+            ended,
+            finish_reason,
+            prompt_tokens,
+            completion_tokens,
+            estimated,
+            wasted_tokens,
+            headers_ms,
+            first_token_ms,
+            total_ms,
+            is_logged: _,
+        } = self;
+        let mut line = ObjectWriter::with_capacity(1024);
+        line.text("request_id", Some(request_id));
+        if let Some(trace_id) = trace_id {
             line.text("trace_id", Some(trace_id));
         }
-        line.text("route", Some(self.route))
-            .text("tenant", self.tenant.as_deref())
-            .text("key", self.key.as_deref())
-            .text("model", self.model.as_deref())
-            .value("stream", self.stream)
-            .text("target", self.target.as_deref())
-            .text("dialect", self.dialect)
-            .value("attempts", self.attempts)
-            .value("status", self.status)
-            .text("error", self.error.as_deref())
-            .text("ended", Some(self.ended.as_str()))
-            .text("finish_reason", self.finish_reason.map(FinishReason::as_str))
-            .value("prompt_tokens", self.prompt_tokens)
-            .value("completion_tokens", self.completion_tokens)
-            .value("estimated", self.estimated)
-            .value("wasted_tokens", self.wasted_tokens)
-            .value("headers_ms", self.headers_ms)
-            .value("first_token_ms", self.first_token_ms)
-            .value("total_ms", self.total_ms);
+        line.text("route", Some(route))
+            .text("tenant", tenant.as_deref())
+            .text("key", key.as_deref())
+            .text("model", model.as_deref())
+            .value("stream", stream)
+            .text("target", target.as_deref())
+            .text("dialect", *dialect)
+            .value("attempts", attempts)
+            .value("status", status)
+            .text("error", error.as_deref())
+            .text("ended", Some(ended.as_str()))
+            .text("finish_reason", finish_reason.map(FinishReason::as_str))
+            .value("prompt_tokens", prompt_tokens)
+            .value("completion_tokens", completion_tokens)
+            .value("estimated", estimated)
+            .value("wasted_tokens", wasted_tokens)
+            .value("headers_ms", headers_ms)
+            .value("first_token_ms", first_token_ms)
+            .value("total_ms", total_ms);
         line.finish()
     }
 }

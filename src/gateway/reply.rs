@@ -15,7 +15,7 @@ use super::Closing;
 pub struct Reply<B> {
     /// The HTTP status.
     pub status: u16,
-    /// All headers, names in lower case.
+    /// All headers, names in lower case. A borrowed value is a constant of the program: it crosses to the runtime once.
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
     /// The body.
     pub body: ReplyBody<B>,

@@ -24,6 +24,7 @@ const MAX_ANSWER_BYTES = 256 * 1024;
 
 const SSE = { "Content-Type": "text/event-stream", "Transfer-Encoding": "chunked" };
 const JSON_CHUNKED = { "Content-Type": "application/json", "Transfer-Encoding": "chunked" };
+const JSON_ANNOUNCED = { "Content-Type": "application/json", "Content-Length": "1000" };
 const said = events(textChunk(TEXT));
 const ended = events(textChunk("", "stop"), { choices: [], usage: USAGE }, "[DONE]");
 const HALF_EVENT = 'data: {"id":"cmpl-upstream","choices":[{"index":0,"text":"never whole';
@@ -49,6 +50,8 @@ const afterHead = (headers, ...parts) => async (exchange, gate) => {
 };
 const streams = (...parts) => afterHead(SSE, ...parts);
 const answers = (...parts) => afterHead(JSON_CHUNKED, ...parts);
+/** An answer that says how long it is. */
+const announces = (bytes, then) => afterHead(JSON_ANNOUNCED, (exchange) => exchange.send(bytes), then);
 /** Goes on when the client has what was sent: an RST throws away what was not read. */
 const untilRead = (_, gate) => gate.opened;
 const nothingMore = (exchange) => exchange.closed;
@@ -110,6 +113,15 @@ const FAULTS = {
   "stalls between two events": {
     streamed: [streams(said, nothingMore), brokenOff("upstream_timeout"), { idle_timeout_ms: SOON }],
     whole: [answers(HALF_ANSWER, nothingMore), TIMEOUT, { total_timeout_ms: SOON }],
+  },
+  // An answer with a length is read in another way than one in chunks.
+  "stalls short of what it announced": {
+    streamed: [streams(said, nothingMore), brokenOff("upstream_timeout"), { idle_timeout_ms: SOON }],
+    whole: [announces(HALF_ANSWER, nothingMore), TIMEOUT, { total_timeout_ms: SOON }],
+  },
+  "resets short of what it announced": {
+    streamed: [streams(said, untilRead, resets), brokenOff("upstream_incomplete")],
+    whole: [announces(HALF_ANSWER, resets), ERROR],
   },
   "stalls mid-event": {
     streamed: [streams(said + HALF_EVENT, nothingMore), brokenOff("upstream_timeout"), { idle_timeout_ms: SOON }],

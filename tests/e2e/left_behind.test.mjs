@@ -91,6 +91,7 @@ suite("what is left of requests in the isolate", () => {
     ["streams at the second target", { model: "500, then good", ...ONE }, endsWith(200)],
     ["failures", { model: "500", prompt: "p" }, endsWith(502)],
     ["clients that hang up at once", { model: "silence", ...ONE }, hangsUpAtOnce],
+    ["clients that hang up at once, not streaming", { model: "silence", prompt: "p" }, hangsUpAtOnce],
     ["clients that hang up before a text", { model: "headers alone", ...ONE }, hangsUp],
     ["clients that hang up amid a stream", { model: "stops amid its stream", ...ONE }, hangsUp],
     ["clients that hang up while a stream gathers", { model: "gathers, then stops", ...ONE }, hangsUp],

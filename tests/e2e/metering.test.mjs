@@ -78,18 +78,29 @@ const talking = latch();
 // More than the buffers between the upstream and the Worker hold, and less than an answer may have: once all of it is
 // written, the Worker reads.
 const LONG = " ".repeat(15_000_000);
-const reading = latch();
+const [reading, readingAll] = [latch(), latch()];
 const GONE = {
   "before headers, RST": { script: silence, stream: true, how: "hangUp", expected: NOTHING },
   "before headers, not streaming, RST": { script: silence, how: "hangUp", expected: NOTHING },
-  // Nobody can see from outside whether the Worker knew already that the upstream had begun to answer. If it did, the
-  // prompt is owed, else nothing; tests/quota.rs has both, each by itself.
   "mid-answer, not streaming, RST": {
     script: pieces([LONG, () => reading.open(), (exchange) => exchange.closed], "application/json"),
     until: reading,
     how: "hangUp",
     expected: { ...ESTIMATE, completion_tokens: 0, errors: 0 },
   },
+  "mid-answer, its length announced, RST": {
+    script: async (exchange) => {
+      await exchange.head(200, { "Content-Type": "application/json", "Content-Length": LONG.length + 1 });
+      await exchange.send(LONG);
+      readingAll.open();
+      await exchange.closed;
+    },
+    until: readingAll,
+    how: "hangUp",
+    expected: { ...ESTIMATE, completion_tokens: 0, errors: 0 },
+  },
+  // Nobody can see from outside whether the Worker knew already that the upstream had begun to answer. If it did, the
+  // prompt is owed, else nothing; tests/quota.rs has both, each by itself.
   "before the first token, RST": {
     script: pieces([": working\n\n", (exchange) => exchange.closed]),
     stream: true,
