@@ -1,10 +1,11 @@
-// Counts the instructions of a request, by valgrind. The time that one takes changes by a third with what else the host does;
-// this count does not, so that a gain of a hundredth shows. benches/README.md says how to read it.
+// Counts the instructions of a request, by valgrind. The time that one takes changes by a third with what else the host
+// does, and this count by some hundredths, with what V8 collects meanwhile. benches/README.md says how to read it.
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import os from "node:os";
 import path from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { load } from "./lib/load.mjs";
 import { stop, stopAll } from "./lib/processes.mjs";
 import { settings } from "./lib/settings.mjs";
@@ -29,11 +30,22 @@ const COMPILED = /^0x/;
 
 const control = (pid, ...args) => execFileSync("callgrind_control", [...args, String(pid)], { stdio: "ignore" });
 
-/** Instructions by function, of all that was counted. */
-async function counts(folder) {
-  const files = (await readdir(folder)).filter((name) => name.startsWith("callgrind.")).map((name) => path.join(folder, name));
-  const listed = files.flatMap((file) => execFileSync("callgrind_annotate", ["--threshold=100", file], { encoding: "latin1", maxBuffer: 1 << 28 }).split("\n"));
-  const rows = listed.map((line) => /^ *([\d,]+) \([^)]*\) +\S*?:(.*?)(?: \[[^\]]*\])?$/.exec(line)).filter(Boolean);
+/** The file that valgrind writes, when it is whole: it ends with the sum. */
+async function dumped(folder) {
+  for (let attempt = 0; attempt < 600; attempt += 1) {
+    for (const name of await readdir(folder)) {
+      const file = path.join(folder, name);
+      if (/^totals: /m.test(await readFile(file, "latin1"))) return file;
+    }
+    await setTimeout(50);
+  }
+  throw new Error("valgrind wrote no counts");
+}
+
+/** Instructions by function. */
+function counts(file) {
+  const listed = execFileSync("callgrind_annotate", ["--threshold=100", file], { encoding: "latin1", maxBuffer: 1 << 28 });
+  const rows = listed.split("\n").map((line) => /^ *([\d,]+) \([^)]*\) +\S*?:(.*?)(?: \[[^\]]*\])?$/.exec(line)).filter(Boolean);
   return rows.map(([, count, name]) => ({ name, count: Number(count.replaceAll(",", "")) }));
 }
 
@@ -47,8 +59,8 @@ async function countOf(run, name) {
   const { requests } = await load(run, system, WORKLOAD, COUNT * settings.seconds);
   control(system.pid, "--instr=off");
   control(system.pid, "--dump");
+  const rows = counts(await dumped(folder));
   await stop(system.child);
-  const rows = await counts(folder);
   const sum = (wanted) => rows.filter(({ name }) => wanted(name)).reduce((total, { count }) => total + count, 0) / requests;
   const isRare = (name) => COMPILES.test(name) || COLLECTS.test(name);
   return { name, requests, all: sum((name) => !isRare(name)), compiled: sum((name) => COMPILED.test(name)), rare: sum(isRare) };
