@@ -1,20 +1,17 @@
 // Counts the instructions of a request, by valgrind. The time that one takes changes by a third with what else the host
 // does, and this count by some hundredths, with what V8 collects meanwhile. benches/README.md says how to read it.
 import { execFileSync } from "node:child_process";
-import { randomBytes } from "node:crypto";
-import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
-import os from "node:os";
+import { mkdtemp, readFile, readdir } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { load } from "./lib/load.mjs";
-import { stop, stopAll } from "./lib/processes.mjs";
+import { stop } from "./lib/processes.mjs";
+import { inRun } from "./lib/run.mjs";
 import { settings } from "./lib/settings.mjs";
 import { SYSTEMS, startUpstream } from "./lib/systems.mjs";
 import { digits, table, whole } from "./lib/tables.mjs";
-import { compatibility } from "./lib/workerd.mjs";
 import { WORKLOADS } from "./lib/workloads.mjs";
 
-const ROOT = path.dirname(import.meta.dirname);
 const WORKLOAD = WORKLOADS.find(({ name }) => name === "not-streamed-16");
 // Quotas on are left out: a slice lasts for a time, and so for fewer requests the slower they are.
 const COUNTED = ["pass-through", "js-rewriter", "js-least", "gateway-quota-off", "gateway-other-build"];
@@ -66,25 +63,23 @@ async function countOf(run, name) {
   return { name, requests, all: sum((name) => !isRare(name)), compiled: sum((name) => COMPILED.test(name)), rare: sum(isRare) };
 }
 
-const run = { key: `sk-benchmark-${randomBytes(16).toString("hex")}` };
-const cleanUp = async () => {
-  await stopAll();
-  if (run.folder) await rm(run.folder, { recursive: true, force: true });
-};
-for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(signal, () => cleanUp().finally(() => process.exit(130)));
-try {
-  execFileSync("valgrind", ["--version"], { stdio: "ignore" });
-  run.folder = await mkdtemp(path.join(os.tmpdir(), "completions-edge-count-"));
-  run.compat = compatibility(await readFile(path.join(ROOT, "wrangler.toml"), "utf8"));
+/** Without valgrind there is nothing to count with. */
+function check() {
+  try {
+    execFileSync("valgrind", ["--version"], { stdio: "ignore" });
+  } catch {
+    throw new Error("this needs valgrind, which is not installed");
+  }
+}
+
+await inRun(async (run) => {
+  check();
+  const names = COUNTED.filter((name) => SYSTEMS[name] && settings.systems.test(name));
+  if (names.length === 0) throw new Error(`BENCH_SYSTEMS leaves none of ${COUNTED.join(", ")}`);
   run.upstream = await startUpstream();
   const counted = [];
-  for (const name of COUNTED.filter((name) => SYSTEMS[name] && settings.systems.test(name))) counted.push(await countOf(run, name));
-  const titles = ["system", "requests", "instructions a request", `of ${counted[0].name}`, "compiled by V8", "V8's compilers and collections, besides"];
-  const rows = counted.map(({ name, requests, all, compiled, rare }) => [name, whole(requests), whole(all), digits(2)(counted[0].all / all), whole(compiled), whole(rare)]);
+  for (const name of names) counted.push(await countOf(run, name));
+  const titles = ["system", "requests", "instructions a request", `of ${names[0]}`, "compiled by V8", "V8's compilers and collections, besides"];
+  const rows = counted.map(({ name, requests, all, compiled, rare }) => [name, whole(requests), whole(all), digits(2)(all / counted[0].all), whole(compiled), whole(rare)]);
   console.log(table([titles, ...rows]));
-} catch (error) {
-  console.error(error.code === "ENOENT" ? `bench: this needs valgrind: ${error.message}` : `bench: ${error.message}`);
-  process.exitCode = 1;
-} finally {
-  await cleanUp();
-}
+});

@@ -1,21 +1,15 @@
 // Measures our Worker against what else could stand in its place, in turns, in one run on one machine. A wrong answer
 // anywhere voids the run. benches/README.md says how to read the figures.
-import { randomBytes } from "node:crypto";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import os from "node:os";
-import path from "node:path";
 import { ask, load } from "./lib/load.mjs";
 import { coldStarts } from "./lib/cold.mjs";
 import { watchOthers } from "./lib/machine.mjs";
 import { micro } from "./lib/micro.mjs";
 import { stopAll } from "./lib/processes.mjs";
 import { buildSize, write } from "./lib/report.mjs";
+import { inRun } from "./lib/run.mjs";
 import { settings } from "./lib/settings.mjs";
 import { SYSTEMS, startUpstream } from "./lib/systems.mjs";
-import { compatibility } from "./lib/workerd.mjs";
 import { WORKLOADS } from "./lib/workloads.mjs";
-
-const ROOT = path.dirname(import.meta.dirname);
 
 const began = Date.now();
 const say = (text) => console.error(`bench: ${text}, ${Math.round((Date.now() - began) / 1000)} s`);
@@ -86,9 +80,6 @@ async function measure(run, workloads, systems) {
 async function main(run) {
   const workloads = wanted();
   const others = await watchOthers();
-  run.key = `sk-benchmark-${randomBytes(16).toString("hex")}`;
-  run.folder = await mkdtemp(path.join(os.tmpdir(), "completions-edge-bench-"));
-  run.compat = compatibility(await readFile(path.join(ROOT, "wrangler.toml"), "utf8"));
   run.upstream = await startUpstream();
 
   const systems = await startSystems(run, workloads);
@@ -114,23 +105,4 @@ async function main(run) {
   console.log(`\n${await write(found, workloads)}`);
 }
 
-const run = {};
-let interrupted = false;
-const cleanUp = async () => {
-  await stopAll();
-  if (run.folder) await rm(run.folder, { recursive: true, force: true });
-};
-for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
-  process.once(signal, () => {
-    interrupted = true;
-    cleanUp().finally(() => process.exit(130));
-  });
-}
-try {
-  await main(run);
-} catch (error) {
-  if (!interrupted) console.error(`bench: VOID: ${error.message}`);
-  process.exitCode = 1;
-} finally {
-  await cleanUp();
-}
+await inRun(main);
