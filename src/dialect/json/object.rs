@@ -3,12 +3,12 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::json::{write_text, write_value};
+use crate::json::ObjectWriter;
 
 /// A JSON object in the making.
 #[derive(Debug)]
 pub struct Object {
-    json: Vec<u8>,
+    json: ObjectWriter,
     /// What has been written: an object has each name once.
     names: Vec<String>,
 }
@@ -23,13 +23,13 @@ impl Object {
     /// An object without fields.
     #[must_use]
     pub fn new() -> Self {
-        Self { json: Vec::with_capacity(512), names: Vec::with_capacity(16) }
+        Self { json: ObjectWriter::with_capacity(512), names: Vec::with_capacity(16) }
     }
 
     /// Writes a field.
     pub fn put<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> &mut Self {
-        self.name(name);
-        write_value(&mut self.json, value);
+        self.names.push(name.to_owned());
+        self.json.value(name, value);
         self
     }
 
@@ -49,8 +49,8 @@ impl Object {
     /// Writes an object as a field, unless it is empty.
     pub fn put_object(&mut self, name: &str, object: Self) -> &mut Self {
         if !object.names.is_empty() {
-            self.name(name);
-            self.json.extend_from_slice(&object.finish());
+            self.names.push(name.to_owned());
+            self.json.name(name).extend_from_slice(&object.finish());
         }
         self
     }
@@ -74,19 +74,8 @@ impl Object {
 
     /// The object, as JSON.
     #[must_use]
-    pub fn finish(mut self) -> Vec<u8> {
-        if self.names.is_empty() {
-            self.json.push(b'{');
-        }
-        self.json.push(b'}');
-        self.json
-    }
-
-    fn name(&mut self, name: &str) {
-        self.json.push(if self.names.is_empty() { b'{' } else { b',' });
-        write_text(&mut self.json, name);
-        self.json.push(b':');
-        self.names.push(name.to_owned());
+    pub fn finish(self) -> Vec<u8> {
+        self.json.finish()
     }
 }
 
