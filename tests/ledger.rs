@@ -18,8 +18,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use completions_edge::quota::{
-    Call, Decision, Denial, Desk, Dimension, Entry, Ledger, Limits, Record, Reply, Report, Reserve, Settle, Standing,
-    Store, StoredRecord, Totals, UsageCounts, UsageRow, Written,
+    Answer, Call, Decision, Denial, Desk, Dimension, Entry, Ledger, Limits, Record, Reply, Report, Reserve, Settle,
+    Standing, Store, StoredRecord, Totals, UsageCounts, UsageRow, Written,
 };
 use proptest::prelude::*;
 use world::{all_limits, limits, limits_per_minute, op, run, wide_limits};
@@ -394,7 +394,8 @@ impl Store for Journal {
 }
 
 fn is_admitted(desk: &mut Desk<Journal>, request: &Reserve, now_ms: u64) -> bool {
-    let reply = desk.answer(Call::Reserve(request.clone()), now_ms).unwrap();
+    let Answer { reply, .. } = desk.answer(Call::Reserve(request.clone()), now_ms).unwrap();
+    desk.write_down().unwrap();
     matches!(reply, Reply::Decided { refusal: None, .. })
 }
 
@@ -438,19 +439,21 @@ fn what_is_told_is_written_with_the_next_row() {
     let limits = Limits { requests_per_day: Some(9), tokens_per_day: Some(1000), ..Limits::default() };
     let ask = |lease| Reserve { tenant_limits: limits, ..ask(lease, 100) };
     let standings = Call::Standings { key: "a".to_owned(), tenant_limits: limits, key_limits: Limits::default() };
-    for lease in ["1", "2", "3"] {
-        assert!(is_admitted(&mut desk, &ask(lease), START_MS));
-        assert!(!desk.is_unwritten(), "who is admitted may rely on it");
+    for (nth, lease) in (0..).zip(["1", "2", "3"]) {
+        let answer = desk.answer(Call::Reserve(ask(lease)), START_MS - 9 + nth * 3).unwrap();
+        assert_eq!(answer.wait_ms, 0, "who is admitted may rely on it");
+        assert!(!desk.is_unwritten());
     }
+    let told = Answer { reply: Reply::Done, wait_ms: 20 };
     for (nth, lease) in (1..).zip(["1", "2"]) {
-        assert_eq!(desk.answer(Call::Settle(used(lease, nth, 0)), START_MS + nth).unwrap(), Reply::Done);
+        assert_eq!(desk.answer(Call::Settle(used(lease, nth, 0)), START_MS + nth).unwrap(), told);
         assert!(desk.is_unwritten(), "nobody waits for it");
     }
     assert_eq!(journal.0.borrow().len(), 3);
 
     // Without that row it had never been told.
     let mut forgetful = Desk::open(journal.clone()).unwrap();
-    assert_eq!(forgetful.answer(Call::Settle(used("1", 1, 0)), START_MS + 3).unwrap(), Reply::Done);
+    assert_eq!(forgetful.answer(Call::Settle(used("1", 1, 0)), START_MS + 3).unwrap(), told);
     forgetful.answer(standings.clone(), START_MS + 3).unwrap();
     assert_eq!(journal.0.borrow_mut().pop().map(|written| written.entry), Some(Entry::Settle(used("1", 1, 0))));
 
@@ -470,6 +473,40 @@ fn what_is_told_is_written_with_the_next_row() {
     assert_eq!(journal.0.borrow().len(), 5, "there was nothing to write");
     let reply = desk.answer(standings.clone(), START_MS + 6).unwrap();
     assert_eq!(Desk::open(journal).unwrap().answer(standings, START_MS + 6).unwrap(), reply);
+}
+
+#[test]
+fn reservations_that_follow_close_upon_each_other_are_written_together() {
+    let journal = Journal::default();
+    let mut desk = Desk::open(journal.clone()).unwrap();
+    let limits = Limits { requests_per_day: Some(6), ..Limits::default() };
+    let ask = |lease| Reserve { tenant_limits: limits, ..ask(lease, 1) };
+    let reserve = |desk: &mut Desk<Journal>, lease, at_ms| {
+        let Answer { reply, wait_ms } = desk.answer(Call::Reserve(ask(lease)), at_ms).unwrap();
+        assert_eq!(wait_ms > 0, desk.is_unwritten());
+        let Reply::Decided { refusal, .. } = reply else { panic!("{reply:?}") };
+        (refusal.is_none(), wait_ms)
+    };
+    assert_eq!(reserve(&mut desk, "1", START_MS), (true, 0), "the first is alone");
+    for lease in ["2", "3", "4", "5", "6"] {
+        assert_eq!(reserve(&mut desk, lease, START_MS + 1), (true, 2));
+    }
+    assert_eq!(reserve(&mut desk, "3", START_MS + 1), (true, 2), "one that asks twice may rely on it no sooner");
+    assert_eq!(reserve(&mut desk, "7", START_MS + 1), (false, 2), "what is not written yet counts already");
+    assert_eq!(journal.0.borrow().len(), 1);
+
+    // Without that row they had never been asked for.
+    let mut forgetful = Desk::open(journal.clone()).unwrap();
+    assert_eq!(reserve(&mut forgetful, "7", START_MS + 2), (true, 0));
+    journal.0.borrow_mut().pop();
+
+    desk.write_down().unwrap();
+    let together = ["2", "3", "4", "5", "6"].map(|lease| (START_MS + 1, Entry::Reserve(ask(lease))));
+    let rows = journal.0.borrow().clone();
+    assert_eq!((rows.len(), &rows[1].entry), (2, &Entry::Several(together.into())));
+    assert_eq!(reserve(&mut desk, "7", START_MS + 1), (false, 0), "a refusal writes nothing, and waits for nothing");
+    let mut desk = Desk::open(journal).unwrap();
+    assert_eq!(reserve(&mut desk, "7", START_MS + 1), (false, 0));
 }
 
 #[test]

@@ -3,9 +3,6 @@ import { DurableObject } from "cloudflare:workers";
 import { LedgerObject as Ledger, __wbg_reset_state as renew, fetch as answer } from "../../target/worker/index.js";
 import { guarded } from "./trap.js";
 
-// How long a ledger collects what it is told and nobody waits for, before it writes it down in one row.
-const TOLD_MS = 20;
-
 export default {
   fetch: (request, env, ctx) => guarded(renew, () => answer(request, env, ctx)),
 };
@@ -15,25 +12,32 @@ export default {
 export class LedgerObject extends DurableObject {
   #ledger;
   #instance;
-  #written;
+  // What will be written down, by the milliseconds that it waits.
+  #writes = new Map();
 
-  // Answers a call with a reply, both as text.
+  // Answers a call with a reply, both as text. What it says is written down by then.
   ask(call) {
-    return this.#at((ledger) => ledger.ask(call)) ?? this.#writeDown();
+    const reply = this.#at((ledger) => ledger.ask(call));
+    const { waitMs } = this.#ledger;
+    return waitMs === 0 ? reply : this.#written(waitMs).then(() => reply);
   }
 
-  // What was told in a moment is written down at once, and answered then.
-  #writeDown() {
+  // Resolves when all is written down that has happened by now, in so many milliseconds at most.
+  #written(waitMs) {
+    let written = this.#writes.get(waitMs);
+    if (!written) this.#writes.set(waitMs, (written = this.#writeDown(waitMs)));
+    return written;
+  }
+
+  async #writeDown(waitMs) {
     const told = this.#ledger;
-    const write = async () => {
-      await scheduler.wait(TOLD_MS);
-      this.#written = undefined;
-      return this.#at((ledger) => {
-        if (ledger !== told) throw new Error("what was told is lost");
-        return ledger.writeDown();
-      });
-    };
-    return (this.#written ??= write());
+    const { losses } = told;
+    await scheduler.wait(waitMs);
+    this.#writes.delete(waitMs);
+    this.#at((ledger) => {
+      if (ledger !== told) throw new Error("it is lost");
+      ledger.writeDown(losses);
+    });
   }
 
   alarm() {

@@ -9,7 +9,7 @@ use wasm_bindgen::prelude::*;
 
 use super::platform::{now_ms, text_of};
 use super::store::{SqlStore, Storage, number};
-use crate::quota::{Call, Desk, Reply};
+use crate::quota::{Answer, Call, Desk};
 
 /// The ledger of one tenant, or the place of another record that wants one.
 #[wasm_bindgen]
@@ -20,8 +20,10 @@ pub struct LedgerObject {
     desk: RefCell<Option<Desk<SqlStore>>>,
     /// When the alarm will ring, as far as this incarnation knows.
     alarm_ms: Cell<Option<u64>>,
-    /// Whether a desk was thrown away with something that was told and not written down, for which somebody waits.
-    is_lost: Cell<bool>,
+    /// For how long the last answer is to be kept back, in milliseconds.
+    wait_ms: Cell<u32>,
+    /// How many desks were thrown away with something that was not written down, for which somebody waits.
+    losses: Cell<u32>,
 }
 
 #[wasm_bindgen]
@@ -34,32 +36,42 @@ impl LedgerObject {
             storage: Storage::new(ctx),
             desk: RefCell::default(),
             alarm_ms: Cell::default(),
-            is_lost: Cell::default(),
+            wait_ms: Cell::default(),
+            losses: Cell::default(),
         }
     }
 
-    /// Answers a [`Call`] with a [`Reply`], both as JSON. There is no answer yet where something was told that is not
-    /// written down: it is that of [`Self::write_down`], which is to be called in a moment.
-    pub fn ask(&self, call: &str) -> Result<Option<String>, JsError> {
+    /// Answers a [`Call`] with a [`Reply`](crate::quota::Reply), both as JSON, which is to be kept back for
+    /// [`Self::wait_ms`].
+    pub fn ask(&self, call: &str) -> Result<String, JsError> {
         let call: Call = serde_json::from_str(call)?;
-        let (reply, is_owed, wake_ms) = self.at_desk(|desk, now_ms| {
-            let reply = desk.answer(call, now_ms)?;
-            Ok((reply, desk.is_unwritten(), desk.wake_ms(now_ms)))
-        })?;
+        let (Answer { reply, wait_ms }, wake_ms) =
+            self.at_desk(|desk, now_ms| Ok((desk.answer(call, now_ms)?, desk.wake_ms(now_ms))))?;
         self.wake_at(wake_ms)?;
-        Ok(if is_owed { None } else { Some(serde_json::to_string(&reply)?) })
+        self.wait_ms.set(u32::try_from(wait_ms).unwrap_or(u32::MAX));
+        Ok(serde_json::to_string(&reply)?)
     }
 
-    /// Writes down what was told. Answers all who wait for that; they have to tell it again if it fails.
+    /// In so many milliseconds [`Self::write_down`] is to be called, and then the last answer may be given. 0: at once.
+    #[wasm_bindgen(getter, js_name = waitMs)]
+    #[must_use]
+    pub fn wait_ms(&self) -> u32 {
+        self.wait_ms.get()
+    }
+
+    /// How often something was lost that had been answered and not written down.
+    #[wasm_bindgen(getter)]
+    #[must_use]
+    pub fn losses(&self) -> u32 {
+        self.losses.get()
+    }
+
+    /// Writes down what is not written yet. An error if something has been lost since there were so many losses: whoever
+    /// has waited since then does not know what has happened, and has to tell it again.
     #[wasm_bindgen(js_name = writeDown)]
-    pub fn write_down(&self) -> Result<String, JsError> {
-        let written = self.at_desk(|desk, _| desk.write_down());
-        let is_lost = self.is_lost.take();
-        written?;
-        if is_lost {
-            return Err(JsError::new("what was told is lost"));
-        }
-        Ok(serde_json::to_string(&Reply::Done)?)
+    pub fn write_down(&self, losses: u32) -> Result<(), JsError> {
+        self.at_desk(|desk, _| desk.write_down())?;
+        if self.losses.get() == losses { Ok(()) } else { Err(JsError::new("it is lost")) }
     }
 
     /// The alarm rings.
@@ -81,8 +93,8 @@ impl LedgerObject {
                 None => Desk::open(SqlStore::open(self.storage.clone())?)?,
             };
             let was_unwritten = desk.is_unwritten();
-            let result =
-                act(&mut desk, now_ms()).inspect_err(|_| self.is_lost.set(self.is_lost.get() || was_unwritten))?;
+            let lost = self.losses.get().wrapping_add(u32::from(was_unwritten));
+            let result = act(&mut desk, now_ms()).inspect_err(|_| self.losses.set(lost))?;
             *place = Some(desk);
             Ok(result)
         };

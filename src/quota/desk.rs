@@ -1,18 +1,22 @@
 //! The desk at which a ledger is asked: it answers calls, writes down what must outlive a restart, and reads it again.
 //!
-//! An admitted request costs one row in the journal. What is told, and waited for by nobody, is written with the next row,
-//! or in one of its own with whatever else was told within a moment; only then is it answered. Slots of the journal are
-//! used again in turn, so that nothing has to be deleted, and every [`JOURNAL_SLOTS`] / 2 rows the whole state is written
-//! once. A refusal writes nothing; a burst of them is counted in one write some seconds later.
+//! An admitted request costs one row in the journal, or a part of one where requests follow close upon each other. What is
+//! told, and waited for by nobody, is written with the next row, or in one of its own with whatever else was told within a
+//! moment. Nothing is answered before it is written. Slots of the journal are used again in turn, so that nothing has to be
+//! deleted, and every [`JOURNAL_SLOTS`] / 2 rows the whole state is written once. A refusal writes nothing; a burst of them
+//! is counted in one write some seconds later.
 
 use std::collections::VecDeque;
 
 use super::call::{Call, Expect, Record, Refusal, Reply, UsageRow};
+use super::gather::{GATHER_MS, Gather};
 use super::ledger::Ledger;
 use super::operation::{Decision, Entry, Report, Reserve};
 
 /// Rows that the journal holds before they are written over.
 pub const JOURNAL_SLOTS: u64 = 256;
+/// For how long what is told is collected, before it is written down in a row of its own, in milliseconds.
+const TOLD_MS: u64 = 20;
 /// The most operations that wait to be written down.
 const MOST_UNWRITTEN: usize = 64;
 /// How long counts of refusals may stay in memory alone: one write a burst, instead of one a refusal.
@@ -65,6 +69,15 @@ pub trait Store {
     fn write_record(&mut self, name: &str, record: &StoredRecord) -> Result<(), String>;
 }
 
+/// What a call is answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// It may be given once nothing [is unwritten](Desk::is_unwritten) any more.
+    pub reply: Reply,
+    /// In so many milliseconds at most what is unwritten is to be [written down](Desk::write_down). 0 if nothing is.
+    pub wait_ms: u64,
+}
+
 /// A ledger and its store.
 #[derive(Debug)]
 pub struct Desk<S> {
@@ -75,6 +88,7 @@ pub struct Desk<S> {
     snapshot_seq: u64,
     /// What has happened and is not written down yet, and when.
     unwritten: Vec<(u64, Entry)>,
+    gather: Gather,
     has_unsaved_refusals: bool,
     /// Promises that were settled before they were asked for, and when: whoever asked has stopped waiting, and one call may
     /// overtake another. It is in memory alone; after a restart such a promise would be held until its lease ends.
@@ -96,22 +110,27 @@ impl<S: Store> Desk<S> {
             seq,
             snapshot_seq,
             unwritten: Vec::new(),
+            gather: Gather::default(),
             has_unsaved_refusals: false,
             overtaken: VecDeque::new(),
         })
     }
 
-    /// Answers a call. All that has happened is written down by then, except where [`Reply::Done`] is the answer: that one
-    /// may be given once nothing [is unwritten](Self::is_unwritten) any more. An error is the store's: the caller does not
-    /// know whether it has happened, may ask again, and the desk has to be opened anew.
-    pub fn answer(&mut self, call: Call, now_ms: u64) -> Result<Reply, String> {
+    /// Answers a call. An error is the store's: the caller does not know whether it has happened, may ask again, and the desk
+    /// has to be opened anew.
+    pub fn answer(&mut self, call: Call, now_ms: u64) -> Result<Answer, String> {
         // What has run out is gone before anything is asked, and what is written down has the ledger's own time.
         let now_ms = self.ledger.expire(now_ms);
         let reply = self.act(call, now_ms)?;
-        if reply != Reply::Done {
-            self.write_down()?;
-        }
-        Ok(reply)
+        let wait_ms = match reply {
+            Reply::Done => TOLD_MS,
+            Reply::Decided { .. } if self.is_unwritten() && self.gather.waits(now_ms) => GATHER_MS,
+            _ => {
+                self.write_down()?;
+                0
+            }
+        };
+        Ok(Answer { reply, wait_ms: if self.is_unwritten() { wait_ms } else { 0 } })
     }
 
     fn act(&mut self, call: Call, now_ms: u64) -> Result<Reply, String> {
@@ -234,6 +253,7 @@ impl<S: Store> Desk<S> {
 
     /// Writes down what has happened, in one row.
     pub fn write_down(&mut self) -> Result<(), String> {
+        self.gather.written();
         let Some((now_ms, entry)) = self.unwritten.pop() else { return Ok(()) };
         // The slot would be one that no snapshot holds yet: better nothing is promised than something forgotten.
         if self.seq.saturating_sub(self.snapshot_seq) >= JOURNAL_SLOTS {

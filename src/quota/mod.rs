@@ -7,6 +7,7 @@ mod account;
 mod bucket;
 mod call;
 mod desk;
+mod gather;
 mod headers;
 mod key;
 mod lease;
@@ -18,7 +19,7 @@ mod slices;
 mod window;
 
 pub use call::{Call, Expect, Record, Refusal, Reply, UsageRow};
-pub use desk::{Desk, JOURNAL_SLOTS, Store, StoredRecord, Written};
+pub use desk::{Answer, Desk, JOURNAL_SLOTS, Store, StoredRecord, Written};
 pub use headers::{go_duration, rate_headers};
 pub use ledger::Ledger;
 pub use limits::{Dimension, Limits, MAX_LIMIT, Owner};

@@ -499,9 +499,9 @@ impl Platform for World {
         self.ledger_calls.borrow_mut().push((tenant.to_owned(), call.clone()));
         let mut ledgers = self.ledgers.borrow_mut();
         let desk = ledgers.entry(tenant.to_owned()).or_insert_with(|| Desk::open(MemoryStore::default()).unwrap());
-        let reply = desk.answer(call.clone(), self.now_ms.get());
+        let answer = desk.answer(call.clone(), self.now_ms.get());
         self.now_ms.set(self.now_ms.get() + self.ledger_ms.get());
-        reply
+        answer.map(|answer| answer.reply)
     }
 
     fn keep_renewed(&self, settlement: &Settlement) {

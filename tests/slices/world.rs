@@ -1,7 +1,7 @@
 //! Any number of isolates against one ledger: calls and replies that are lost, isolates that die, ledgers that restart.
 
 use completions_edge::quota::{
-    Ask, Asking, Call, Desk, Dimension, Limits, Refusal, Reply, Reserve, Settle, Slices, Spent, Standing, Tend,
+    Answer, Ask, Asking, Call, Desk, Dimension, Limits, Refusal, Reply, Reserve, Settle, Slices, Spent, Standing, Tend,
     Tending, UsageCounts, Verdict, Way,
 };
 use proptest::prelude::*;
@@ -34,6 +34,8 @@ pub struct Waiting {
     asking: Asking,
     /// None until it has been asked.
     reply: Option<Reply>,
+    /// The ledger keeps the reply back until it is written down.
+    is_held: bool,
 }
 
 #[derive(Debug, Default)]
@@ -182,14 +184,12 @@ impl World {
 
     pub fn call(&mut self, call: Call) -> Reply {
         self.calls += 1;
-        let reply = self.desk.answer(call.clone(), self.now_ms).unwrap();
-        if self.desk.is_unwritten() {
-            assert_eq!(reply, Reply::Done, "an answer that would not outlive a restart");
-            if matches!(call, Call::Settle(_)) {
-                self.unanswered.push(call);
-            }
-        } else {
-            self.unanswered.clear();
+        let Answer { reply, wait_ms } = self.desk.answer(call.clone(), self.now_ms).unwrap();
+        assert_eq!(wait_ms > 0, self.desk.is_unwritten(), "an answer that would not outlive a restart");
+        if wait_ms == 0 {
+            self.give_answers();
+        } else if matches!(call, Call::Settle(_)) {
+            self.unanswered.push(call);
         }
         reply
     }
@@ -197,14 +197,30 @@ impl World {
     pub fn write_down(&mut self) {
         self.desk.write_down().unwrap();
         assert!(!self.desk.is_unwritten());
+        self.give_answers();
+    }
+
+    /// All is written down: nobody waits any more.
+    fn give_answers(&mut self) {
         self.unanswered.clear();
+        let waiting = self.isolates.iter_mut().flat_map(|isolate| &mut isolate.waiting);
+        waiting.for_each(|waiting| waiting.is_held = false);
     }
 
     pub fn restart(&mut self) {
         self.has_restarted = true;
         self.desk = Desk::open(self.desk.store().clone()).unwrap();
+        // What had been decided and not written down is known to nobody.
+        let held = |waiting: &Waiting| waiting.is_held.then(|| waiting.lease.clone());
+        let lost = self.isolates.each_ref().map(|isolate| isolate.waiting.iter().filter_map(held).collect::<Vec<_>>());
         for call in std::mem::take(&mut self.unanswered) {
             self.call(call);
+        }
+        for (isolate, leases) in lost.iter().enumerate() {
+            for lease in leases {
+                let at = self.isolates[isolate].waiting.iter().position(|waiting| waiting.lease == *lease).unwrap();
+                self.receive(isolate, at, true);
+            }
         }
     }
 
@@ -224,7 +240,14 @@ impl World {
                 true
             }
             Way::Ask(asking) => {
-                self.isolates[isolate].waiting.push(Waiting { lease, tokens, key, asking, reply: None });
+                self.isolates[isolate].waiting.push(Waiting {
+                    lease,
+                    tokens,
+                    key,
+                    asking,
+                    reply: None,
+                    is_held: false,
+                });
                 false
             }
         }
@@ -235,7 +258,8 @@ impl World {
             return;
         }
         let reply = self.call(self.question_of(isolate, at));
-        self.isolates[isolate].waiting[at].reply = Some(reply);
+        let waiting = &mut self.isolates[isolate].waiting[at];
+        (waiting.reply, waiting.is_held) = (Some(reply), self.desk.is_unwritten());
     }
 
     /// What a request asks the ledger.
@@ -259,8 +283,11 @@ impl World {
         if self.isolates[isolate].waiting[at].reply.is_none() && !lost {
             return;
         }
+        if self.isolates[isolate].waiting[at].is_held && !lost {
+            self.write_down();
+        }
         let late = self.question_of(isolate, at);
-        let Waiting { lease, tokens, key, asking, reply } = self.isolates[isolate].waiting.remove(at);
+        let Waiting { lease, tokens, key, asking, reply, .. } = self.isolates[isolate].waiting.remove(at);
         let (question, now_ms) = (self.question(key, tokens), self.now_ms);
         let is_under_way = reply.is_none();
         // It was refused as far as the ledger knows, which has not heard that it is asked again.
@@ -292,7 +319,9 @@ impl World {
             Verdict::Refused(Refusal::Limit(_)) => self.refused += 1,
             Verdict::Refused(Refusal::Revoked) => {}
             Verdict::Again(asking) => {
-                self.isolates[isolate].waiting.insert(at, Waiting { lease, tokens, key, asking, reply: None });
+                self.isolates[isolate]
+                    .waiting
+                    .insert(at, Waiting { lease, tokens, key, asking, reply: None, is_held: false });
             }
         }
     }
