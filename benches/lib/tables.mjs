@@ -43,7 +43,7 @@ const rate = (what, than) => [
 /** The columns that a workload's figures deserve. */
 function columns({ name, isPaced, stream }) {
   if (name === "ledger") {
-    return [...rate("pairs/s", "empty-object"), own("CPU µs a pair", field("cpuMicros"), whole), ...added("pair", "whole", "empty-object")];
+    return [...rate("pairs/s", "empty-object"), own("CPU µs a pair", field("cpuMicros"), whole), ...added("a reserve", "whole", "empty-object")];
   }
   if (isPaced) {
     return [

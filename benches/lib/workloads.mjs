@@ -51,7 +51,7 @@ export const WORKLOADS = [
     // These streams take a second.
     ramp: 0.3,
   },
-  { name: "ledger", title: "the ledger alone: two calls to one object, 16 connections", says: "settled", script: "one", connections: 16, systems: ["empty-object", "ledger"] },
+  { name: "ledger", title: "the ledger alone: a call that is waited for and one that is not, to one object, 16 connections", says: "settled", script: "one", connections: 16, systems: ["empty-object", "ledger"] },
 ];
 
 /** The same for every system: what they are asked by is a path or a model. */
