@@ -1,6 +1,6 @@
 // Calls one object, twice for each request, and nothing else: /ledger reserves and settles at the Worker's own ledger, in
 // the JSON of src/quota/call.rs; /empty sends the same two texts to an object that does nothing. As in the Worker nobody
-// waits for the settlement; one that goes wrong makes the next answer a wrong one.
+// waits for the settlement; one that goes wrong makes all answers after it wrong ones.
 import { DurableObject } from "cloudflare:workers";
 
 const LIMIT = 1_000_000_000;
@@ -29,7 +29,7 @@ export default {
     const object = namespace.get(namespace.idFromName("bench"));
     const ask = async (call, right) => {
       const reply = await object.ask(JSON.stringify(call));
-      if (isLedger ? !reply.startsWith(right) : reply !== "") wrong = reply;
+      if (isLedger ? !reply.startsWith(right) : reply !== "") wrong = reply || "nothing";
     };
     const lease = `cmpl-${(count += 1)}`;
     const reserve = { lease, key: "bench", model: "one", prompt_tokens: 5, completion_tokens: 256, tenant_limits: LIMITS, key_limits: {}, lease_ms: 300_000 };

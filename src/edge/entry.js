@@ -12,17 +12,17 @@ export default {
 export class LedgerObject extends DurableObject {
   #ledger;
   #instance;
-  // What will be written down, by the milliseconds that it waits.
-  #writes = new Map();
+  // When this ledger will have written down what has happened, by the milliseconds that this waits.
+  #writes;
 
-  // Answers a call with a reply, both as text. What it says is written down by then.
+  // Answers a call with a reply, both as text, when what it says is written down.
   ask(call) {
     const reply = this.#at((ledger) => ledger.ask(call));
     const { waitMs } = this.#ledger;
     return waitMs === 0 ? reply : this.#written(waitMs).then(() => reply);
   }
 
-  // Resolves when all is written down that has happened by now, in so many milliseconds at most.
+  // Resolves when all is written down that has happened by now.
   #written(waitMs) {
     let written = this.#writes.get(waitMs);
     if (!written) this.#writes.set(waitMs, (written = this.#writeDown(waitMs)));
@@ -30,13 +30,16 @@ export class LedgerObject extends DurableObject {
   }
 
   async #writeDown(waitMs) {
-    const told = this.#ledger;
-    const { losses } = told;
-    await scheduler.wait(waitMs);
-    this.#writes.delete(waitMs);
+    const asked = this.#ledger;
+    const writes = this.#writes;
+    try {
+      await scheduler.wait(waitMs);
+    } finally {
+      writes.delete(waitMs);
+    }
     this.#at((ledger) => {
-      if (ledger !== told) throw new Error("it is lost");
-      ledger.writeDown(losses);
+      if (ledger !== asked) throw new Error("what the ledger was told is lost");
+      ledger.writeDown();
     });
   }
 
@@ -44,10 +47,12 @@ export class LedgerObject extends DurableObject {
     this.#at((ledger) => ledger.alarm());
   }
 
+  // A ledger is good as long as the module's instance and the store are.
   #at(act) {
     return guarded(renew, (instance) => {
-      if (this.#instance !== instance) {
+      if (this.#instance !== instance || this.#ledger.isBroken) {
         this.#ledger = new Ledger(this.ctx);
+        this.#writes = new Map();
         this.#instance = instance;
       }
       return act(this.#ledger);

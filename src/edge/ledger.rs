@@ -1,7 +1,7 @@
 //! The ledger object: one Durable Object a tenant, with its journal in SQLite.
 //!
-//! The runtime makes all writes of one event durable together before its answer goes out, so that what was promised to
-//! a client is on disk. Nothing in here awaits anything, so that an event is one turn of the object.
+//! The runtime makes all that has been written durable before an answer goes out, and an answer waits for its write, so that
+//! what was promised to a client is on disk. Nothing in here awaits anything: what it is asked is one turn of the object.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,19 +11,19 @@ use super::platform::{now_ms, text_of};
 use super::store::{SqlStore, Storage, number};
 use crate::quota::{Answer, Call, Desk};
 
-/// The ledger of one tenant, or the place of another record that wants one.
+/// The ledger of one tenant, or the place of another record that wants one. One whose store has failed is of no use any
+/// more: the next one reads what is really there.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct LedgerObject {
     storage: Storage,
-    /// None before the first call, and after a store that failed.
+    /// None before the first call, and once the store has failed.
     desk: RefCell<Option<Desk<SqlStore>>>,
     /// When the alarm will ring, as far as this incarnation knows.
     alarm_ms: Cell<Option<u64>>,
     /// For how long the last answer is to be kept back, in milliseconds.
     wait_ms: Cell<u32>,
-    /// How many desks were thrown away with something that was not written down, for which somebody waits.
-    losses: Cell<u32>,
+    is_broken: Cell<bool>,
 }
 
 #[wasm_bindgen]
@@ -37,7 +37,7 @@ impl LedgerObject {
             desk: RefCell::default(),
             alarm_ms: Cell::default(),
             wait_ms: Cell::default(),
-            losses: Cell::default(),
+            is_broken: Cell::default(),
         }
     }
 
@@ -52,26 +52,25 @@ impl LedgerObject {
         Ok(serde_json::to_string(&reply)?)
     }
 
-    /// In so many milliseconds [`Self::write_down`] is to be called, and then the last answer may be given. 0: at once.
+    /// Of the answer that was given in this same turn: after so many milliseconds [`Self::write_down`] is to be called, and
+    /// then it may be given. 0: at once.
     #[wasm_bindgen(getter, js_name = waitMs)]
     #[must_use]
     pub fn wait_ms(&self) -> u32 {
         self.wait_ms.get()
     }
 
-    /// How often something was lost that had been answered and not written down.
-    #[wasm_bindgen(getter)]
+    /// Whether its store has failed. Whoever waits for something to be written down has to be told that it was not.
+    #[wasm_bindgen(getter, js_name = isBroken)]
     #[must_use]
-    pub fn losses(&self) -> u32 {
-        self.losses.get()
+    pub fn is_broken(&self) -> bool {
+        self.is_broken.get()
     }
 
-    /// Writes down what is not written yet. An error if something has been lost since there were so many losses: whoever
-    /// has waited since then does not know what has happened, and has to tell it again.
+    /// Writes down what is not written yet.
     #[wasm_bindgen(js_name = writeDown)]
-    pub fn write_down(&self, losses: u32) -> Result<(), JsError> {
-        self.at_desk(|desk, _| desk.write_down())?;
-        if self.losses.get() == losses { Ok(()) } else { Err(JsError::new("it is lost")) }
+    pub fn write_down(&self) -> Result<(), JsError> {
+        self.at_desk(|desk, _| desk.write_down())
     }
 
     /// The alarm rings.
@@ -83,8 +82,7 @@ impl LedgerObject {
 }
 
 impl LedgerObject {
-    /// Does something at the desk, which is opened if need be. If its store fails, the desk is thrown away: the next one
-    /// reads what is really there.
+    /// Does something at the desk, which is opened if need be.
     fn at_desk<R>(&self, act: impl FnOnce(&mut Desk<SqlStore>, u64) -> Result<R, String>) -> Result<R, JsError> {
         let mut place = self.desk.borrow_mut();
         let attempt = || {
@@ -92,13 +90,16 @@ impl LedgerObject {
                 Some(desk) => desk,
                 None => Desk::open(SqlStore::open(self.storage.clone())?)?,
             };
-            let was_unwritten = desk.is_unwritten();
-            let lost = self.losses.get().wrapping_add(u32::from(was_unwritten));
-            let result = act(&mut desk, now_ms()).inspect_err(|_| self.losses.set(lost))?;
+            let result = act(&mut desk, now_ms())?;
             *place = Some(desk);
             Ok(result)
         };
-        attempt().map_err(|why: String| JsError::new(&why))
+        attempt().map_err(|why: String| self.broken(&why))
+    }
+
+    fn broken(&self, why: &str) -> JsError {
+        self.is_broken.set(true);
+        JsError::new(why)
     }
 
     /// Has the alarm ring when the next promise runs out. One that rings earlier is left as it is: it will set the next
@@ -108,7 +109,7 @@ impl LedgerObject {
         if self.alarm_ms.get().is_some_and(|alarm_ms| alarm_ms <= at_ms) {
             return Ok(());
         }
-        self.storage.wake_at(number(at_ms)).map_err(|thrown| JsError::new(&text_of(&thrown)))?;
+        self.storage.wake_at(number(at_ms)).map_err(|thrown| self.broken(&text_of(&thrown)))?;
         self.alarm_ms.set(Some(at_ms));
         Ok(())
     }

@@ -72,9 +72,9 @@ pub trait Store {
 /// What a call is answered with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// It may be given once nothing [is unwritten](Desk::is_unwritten) any more.
+    /// It may be given once this desk has written down all that [is unwritten](Desk::is_unwritten) now; never, if it fails.
     pub reply: Reply,
-    /// In so many milliseconds at most what is unwritten is to be [written down](Desk::write_down). 0 if nothing is.
+    /// In so many milliseconds what is unwritten is to be [written down](Desk::write_down). 0 if nothing is.
     pub wait_ms: u64,
 }
 
@@ -124,7 +124,9 @@ impl<S: Store> Desk<S> {
         let reply = self.act(call, now_ms)?;
         let wait_ms = match reply {
             Reply::Done => TOLD_MS,
-            Reply::Decided { .. } if self.is_unwritten() && self.gather.waits(now_ms) => GATHER_MS,
+            Reply::Decided { refusal: None, .. } if self.gather.waits(now_ms) => GATHER_MS,
+            // It may be refused for what is to be written any moment.
+            Reply::Decided { .. } if self.gather.goes_on() => GATHER_MS,
             _ => {
                 self.write_down()?;
                 0

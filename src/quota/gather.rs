@@ -7,6 +7,8 @@
 pub(super) const GATHER_MS: u64 = 2;
 /// Reservations that follow upon another within so many milliseconds are close.
 const CLOSE_MS: u64 = 1;
+/// As long as gathering brings several, they may be so much farther apart.
+const LASTING_MS: u64 = 8;
 /// So many reservations at most do not wait, after others have waited for nothing.
 const MOST_AT_ONCE: u32 = 64;
 
@@ -24,17 +26,22 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    /// A reservation comes; whether it waits for others.
+    /// A reservation comes, and is to be written down; whether it waits for others.
     pub(super) fn waits(&mut self, now_ms: u64) -> bool {
-        let is_close = now_ms.saturating_sub(self.last_ms) <= CLOSE_MS;
+        let since_ms = now_ms.saturating_sub(self.last_ms);
         self.last_ms = now_ms;
         if let Some(left) = self.at_once.checked_sub(1) {
             self.at_once = left;
             return false;
         }
-        let waits = self.waiting > 0 || self.brought_several || is_close;
+        let waits = self.goes_on() || since_ms <= if self.brought_several { LASTING_MS } else { CLOSE_MS };
         self.waiting = self.waiting.saturating_add(u32::from(waits));
         waits
+    }
+
+    /// Whether reservations wait just now.
+    pub(super) fn goes_on(&self) -> bool {
+        self.waiting > 0
     }
 
     /// What has waited is written down.
@@ -73,9 +80,23 @@ mod tests {
             assert!(gather.waits(NOW_MS + 1 + nth * 10), "somebody waits already");
             gather.written();
         }
-        assert!(gather.waits(NOW_MS + 60_000), "as often as that brought several, it is tried again");
+        assert!(gather.waits(NOW_MS + 91 + LASTING_MS), "it brought several just now");
         gather.written();
-        assert!(!gather.waits(NOW_MS + 120_000));
+        assert!(!gather.waits(NOW_MS + 91 + 2 * LASTING_MS), "and that time it did not");
+    }
+
+    #[test]
+    fn who_comes_alone_long_after_many_does_not_wait() {
+        let mut gather = Gather::default();
+        for nth in 0..100 {
+            let at_ms = NOW_MS + nth * 1000;
+            assert!(!gather.waits(at_ms));
+            gather.written();
+            (0..3).for_each(|_| assert!(gather.waits(at_ms)));
+            gather.written();
+            assert!(!gather.waits(at_ms + LASTING_MS + 1));
+            gather.written();
+        }
     }
 
     #[test]

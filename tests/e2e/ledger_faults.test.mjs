@@ -1,9 +1,11 @@
-// A ledger that cannot be asked: nobody is let through, or everybody, as the configuration says; and soon.
+// A ledger that cannot be asked: nobody is let through, or everybody, as the configuration says; and soon. Or one that cannot
+// write.
 import assert from "node:assert/strict";
 import { after, before, suite, test } from "node:test";
 import { startGateway } from "./harness/gateway.mjs";
 import { answer, asAsked, completion, events, silence, stream, textChunk } from "./harness/scripts.mjs";
 import { assertErrorShape, choicesOf, chunksOf } from "./harness/sse.mjs";
+import { eventually, untilTheDayHasTime } from "./harness/wait.mjs";
 
 // One time-out is the bound of a request; two would be over it. The slack is for a busy machine.
 const TIMEOUT_MS = 1500;
@@ -122,5 +124,36 @@ suite("a ledger that fails when it is told for the first time", () => {
     await gateway.upstream.requestFor("before headers");
     call.hangUp();
     await gateway.logWith(`"prompt_tokens":0,"completion_tokens":0,"estimated":false,"failed":true}}`);
+  });
+});
+
+suite("a ledger that fails to write now and then", () => {
+  let gateway;
+  before(async () => {
+    gateway = await startGateway({
+      scripts: { good },
+      ledger: "fails to write now and then",
+      configure: (config) => ({ ...config, quota: { on_failure: "deny", slice_ms: 0 } }),
+    });
+    await untilTheDayHasTime(60_000);
+  });
+  after(() => gateway?.stop());
+
+  test("has all requests in its books that were let through, however many waited for the row", async () => {
+    const caller = await gateway.addCaller({ tenant: { requests_per_day: 100_000, concurrent_requests: 1000 } });
+    const statuses = [];
+    const client = async () => {
+      for (let nth = 0; nth < 25; nth += 1) statuses.push((await caller.complete({ model: "good", prompt: "p" })).status);
+    };
+    await Promise.all(Array.from({ length: 40 }, client));
+    const count = (wanted) => statuses.filter((status) => status === wanted).length;
+    assert.equal(count(200) + count(503), statuses.length);
+    assert.ok(count(503) > 0 && count(200) > 500, `${count(503)} were refused, ${count(200)} were not`);
+    const usage = await caller.usageOf(count(200));
+    assert.deepEqual([usage.requests, usage.errors], [count(200), 0]);
+    await eventually("what was reserved for those that were refused to be given back", async () => {
+      const { headers } = await caller.get("/v1/models");
+      return Number(headers["x-ratelimit-remaining-requests"]) === 100_000 - count(200) ? true : undefined;
+    });
   });
 });

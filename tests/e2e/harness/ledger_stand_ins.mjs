@@ -1,4 +1,5 @@
-// The binding LEDGER: the real ledger, or an object of another Worker's that fails in the way that a test wants.
+// The binding LEDGER: the real ledger, the real one on a store that fails now and then, or an object of another Worker's that
+// fails in the way that a test wants.
 
 const STAND_IN = "ledger-stand-in";
 
@@ -26,10 +27,41 @@ const BEHAVIOURS = {
     return JSON.stringify("done");`,
 };
 
-/** The binding, and the Workers that it needs beside ours. "absent" is no binding at all. */
-export function ledgerBindings(ledger, worker, runtime) {
+const NO_HANDLER = `export default { fetch: () => new Response(null, { status: 404 }) };`;
+
+// Every fifth row of the journal is not taken, among the first fifty; then the store is sound.
+const ON_A_STORE_THAT_FAILS = `
+  import { LedgerObject as Ledger } from "./worker/index.js";
+  let rows = 0;
+  export class LedgerObject extends Ledger {
+    constructor(ctx, env) {
+      super(ctx, env);
+      const { storage } = ctx;
+      const exec = (query, ...bindings) => {
+        if (query.includes("INTO journal_1")) {
+          rows += 1;
+          if (rows <= 50 && rows % 5 === 0) throw new Error("the disk is full");
+        }
+        return storage.sql.exec(query, ...bindings);
+      };
+      const failing = {
+        sql: { exec },
+        transactionSync: (act) => storage.transactionSync(act),
+        setAlarm: (ms) => storage.setAlarm(ms),
+      };
+      Object.defineProperty(this, "ctx", { value: { storage: failing } });
+    }
+  }
+  ${NO_HANDLER}`;
+
+/** The binding, and the Workers that it needs beside ours, whose modules are given. "absent" is no binding at all. */
+export function ledgerBindings(ledger, worker, runtime, workerModules) {
   if (ledger === "absent") return { env: {}, workers: [] };
   if (ledger === "real") return { env: { LEDGER: bindingTo(worker) }, workers: [] };
+  if (ledger === "fails to write now and then") {
+    const ours = Object.entries(workerModules).map(([name, module]) => [`worker/${name}`, module]);
+    return standIn(ON_A_STORE_THAT_FAILS, runtime, Object.fromEntries(ours));
+  }
   const behaviour = BEHAVIOURS[ledger];
   if (!behaviour) throw new Error(`there is no ledger that ${ledger}`);
   const code = `
@@ -37,11 +69,15 @@ export function ledgerBindings(ledger, worker, runtime) {
     export class LedgerObject extends DurableObject {
       async ask(text) {${behaviour}}
     }
-    export default { fetch: () => new Response(null, { status: 404 }) };`;
+    ${NO_HANDLER}`;
+  return standIn(code, runtime, {});
+}
+
+function standIn(code, runtime, modules) {
   const config = {
     name: STAND_IN,
     ...runtime,
-    manifest: { mainModule: "index.js", modulesRoot: "/", modules: { "index.js": { type: "esm", contents: code } } },
+    manifest: { mainModule: "index.js", modulesRoot: "/", modules: { "index.js": { type: "esm", contents: code }, ...modules } },
     exports: { LedgerObject: { type: "durable-object", storage: "sqlite" } },
   };
   return { env: { LEDGER: bindingTo(STAND_IN) }, workers: [{ config }] };

@@ -148,7 +148,11 @@ async function begun(miniflare, inspectorPort) {
 function settings({ storage, secrets, ledger, ai, dataset, takeLog, inspectorPort }) {
   const runtime = readWranglerSettings(join(REPOSITORY, "wrangler.toml"));
   const secretBindings = Object.entries(secrets).map(([name, value]) => [name, { type: "text", value }]);
-  const { env, workers } = ledgerBindings(ledger, WORKER, runtime);
+  const modules = {
+    "index.js": { type: "esm", contents: readFileSync(join(BUILD, "index.js"), "utf8") },
+    "index_bg.wasm": { type: "wasm", contents: new Uint8Array(readFileSync(join(BUILD, "index_bg.wasm"))) },
+  };
+  const { env, workers } = ledgerBindings(ledger, WORKER, runtime, modules);
   const { env: aiEnv, workers: aiWorkers } = aiBindings(ai, runtime);
   const { env: datasetEnv, workers: datasetWorkers } = dataset ? datasetBinding(runtime) : { env: {}, workers: [] };
   return {
@@ -164,14 +168,7 @@ function settings({ storage, secrets, ledger, ai, dataset, takeLog, inspectorPor
         config: {
           name: WORKER,
           ...runtime,
-          manifest: {
-            mainModule: "index.js",
-            modulesRoot: BUILD,
-            modules: {
-              "index.js": { type: "esm", contents: readFileSync(join(BUILD, "index.js"), "utf8") },
-              "index_bg.wasm": { type: "wasm", contents: new Uint8Array(readFileSync(join(BUILD, "index_bg.wasm"))) },
-            },
-          },
+          manifest: { mainModule: "index.js", modulesRoot: BUILD, modules },
           env: { KV: { type: "kv", id: "e2e" }, ...env, ...aiEnv, ...datasetEnv, ...Object.fromEntries(secretBindings) },
           exports: { LedgerObject: { type: "durable-object", storage: "sqlite" } },
         },
