@@ -8,7 +8,7 @@ pub(super) const GATHER_MS: u64 = 2;
 /// Reservations that follow upon another within so many milliseconds are close.
 const CLOSE_MS: u64 = 1;
 /// As long as gathering brings several, they may be so much farther apart.
-const LASTING_MS: u64 = 8;
+const LASTING_MS: u64 = 50;
 /// So many reservations at most do not wait, after others have waited for nothing.
 const MOST_AT_ONCE: u32 = 64;
 
