@@ -189,11 +189,11 @@ impl<S: Store> Desk<S> {
         }
     }
 
-    /// When the desk wants to be woken: when the next promise runs out, and soon after a refusal, whose count is in
+    /// When the desk wants to be woken: when the next promise may run out, and soon after a refusal, whose count is in
     /// memory alone until then.
     pub fn wake_ms(&self, now_ms: u64) -> Option<u64> {
         let counts = self.has_unsaved_refusals.then(|| now_ms.saturating_add(REFUSALS_MS));
-        [self.ledger.next_expiry_ms(), counts].into_iter().flatten().min()
+        [self.ledger.earliest_expiry_ms(), counts].into_iter().flatten().min()
     }
 
     /// Closes the promises that have run out; returns when the next one will.

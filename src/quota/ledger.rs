@@ -213,6 +213,12 @@ impl Ledger {
         self.advance(now_ms)
     }
 
+    /// When the next promise may run out, if there is any: not before this, and it costs nothing to know.
+    #[must_use]
+    pub fn earliest_expiry_ms(&self) -> Option<u64> {
+        (!self.leases.is_empty()).then_some(self.earliest_expiry_ms)
+    }
+
     /// When the next promise runs out, if there is any.
     #[must_use]
     pub fn next_expiry_ms(&self) -> Option<u64> {

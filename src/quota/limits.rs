@@ -101,6 +101,11 @@ impl Limits {
         }
     }
 
+    /// The limits in the order of their fields, in which they are understood as well.
+    pub(super) fn in_order(&self) -> [Option<u64>; 6] {
+        Dimension::ALL.map(|dimension| self.get(dimension))
+    }
+
     /// Whether every limit is one that the ledger can keep; the error says which is not.
     pub fn check(&self) -> Result<(), String> {
         for dimension in Dimension::ALL {

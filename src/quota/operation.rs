@@ -1,13 +1,16 @@
 //! The words of the ledger: what it is asked, what it answers, and what it writes down.
+//!
+//! What is said of each request is written as JSON without names, its fields in their order: names made up most of what the
+//! ledger wrote and read. With names it is understood as well, as all was written once.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::limits::{Dimension, Limits, Owner};
 
 /// What a request asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Reserve {
     /// A name for the promise, unique among all of the tenant's; the same name again is the same promise.
     pub lease: String,
@@ -29,16 +32,25 @@ pub struct Reserve {
     pub lease_ms: u64,
     /// How many more requests of so many tokens the promise should hold: a slice of the quota, of which the asker spends
     /// without asking. In the journal, how many it does hold.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub spare: u64,
     /// Whether the ledger has refused the request before, and is asked again: it was not refused then.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub is_again: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so, and its size is the target's")]
 pub(super) const fn is_zero(value: &u64) -> bool {
     *value == 0
+}
+
+impl Serialize for Reserve {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { lease, key, model, prompt_tokens, completion_tokens, lease_ms, spare, is_again, .. } = self;
+        let (of_tenant, of_key) = (self.tenant_limits.in_order(), self.key_limits.in_order());
+        (lease, key, model, prompt_tokens, completion_tokens, of_tenant, of_key, lease_ms, spare, is_again)
+            .serialize(serializer)
+    }
 }
 
 impl Reserve {
@@ -48,7 +60,7 @@ impl Reserve {
 }
 
 /// How a request ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Settle {
     /// The promise.
     pub lease: String,
@@ -63,8 +75,15 @@ pub struct Settle {
     #[serde(default)]
     pub failed: bool,
     /// Whether there was no such request after all: it was promised, and nobody heard of that in time.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub unmade: bool,
+}
+
+impl Serialize for Settle {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { lease, prompt_tokens, completion_tokens, estimated, failed, unmade } = self;
+        (lease, prompt_tokens, completion_tokens, estimated, failed, unmade).serialize(serializer)
+    }
 }
 
 /// What became of a slice so far. All of it is totals since the slice was reserved, so that of several reports the last
@@ -156,7 +175,7 @@ pub struct Denial {
 }
 
 /// Where one limit stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Standing {
     /// Whose limit.
     pub owner: Owner,
@@ -168,6 +187,13 @@ pub struct Standing {
     pub remaining: u64,
     /// After how many milliseconds all of it is left again; 0 for concurrent requests, which nobody can tell.
     pub reset_ms: u64,
+}
+
+impl Serialize for Standing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { owner, dimension, limit, remaining, reset_ms } = self;
+        (owner, dimension, limit, remaining, reset_ms).serialize(serializer)
+    }
 }
 
 /// What was used in the calendar window of now, limited or not.

@@ -332,8 +332,8 @@ suite("restarts", () => {
     const caller = await gateway.addCaller({ tenant: { tokens_per_day: 1000 } });
     assert.equal(await statusOf(caller), 200);
     const settled = `SELECT settled.entry FROM journal_1 AS settled JOIN journal_1 AS reserved ON settled.seq > reserved.seq
-      WHERE json_extract(reserved.entry, '$[1].reserve.key') = ?
-      AND json_extract(settled.entry, '$[1].settle.lease') = json_extract(reserved.entry, '$[1].reserve.lease')`;
+      WHERE json_extract(reserved.entry, '$[1].reserve[1]') = ?
+      AND json_extract(settled.entry, '$[1].settle[0]') = json_extract(reserved.entry, '$[1].reserve[0]')`;
     await eventually("the settlement to be written", () => rowOnDisk(gateway.storage, settled, caller.keyId));
     await gateway.kill();
     await gateway.begin();
@@ -362,7 +362,7 @@ suite("reservations that come at once", () => {
     assert.ok(responses.every(({ status }) => status === 200));
     const query = `SELECT count(*) AS reserved, count(DISTINCT seq) AS rows FROM (
         SELECT seq, value AS entry FROM journal_1, json_each(entry, '$[1].several') UNION ALL SELECT seq, entry FROM journal_1
-      ) WHERE json_extract(entry, '$[1].reserve.key') = ? HAVING reserved > 0`;
+      ) WHERE json_extract(entry, '$[1].reserve[1]') = ? HAVING reserved > 0`;
     const { reserved, rows } = await eventually("what is on disk", () => rowOnDisk(gateway.storage, query, caller.keyId));
     assert.equal(reserved, count);
     assert.ok(rows <= count / 2, `${rows} rows`);
