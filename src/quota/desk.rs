@@ -88,6 +88,7 @@ pub struct Desk<S> {
     snapshot_seq: u64,
     /// What has happened and is not written down yet, and when.
     unwritten: Vec<(u64, Entry)>,
+    /// Which reservations wait for one write.
     gather: Gather,
     has_unsaved_refusals: bool,
     /// Promises that were settled before they were asked for, and when: whoever asked has stopped waiting, and one call may
