@@ -29,7 +29,7 @@ export const settings = {
 const PARTIAL = ["BENCH_QUICK", "BENCH_ONLY", "BENCH_SYSTEMS", "BENCH_OTHER_BUILD"];
 
 /** The settings that were given, as one would give them again. A folder of this machine says nothing elsewhere. */
-export const given = [...PARTIAL, "BENCH_SECONDS", "BENCH_ROUNDS"]
+export const given = [...PARTIAL, "BENCH_LITELLM", "BENCH_SECONDS", "BENCH_ROUNDS"]
   .filter((name) => process.env[name])
   .map((name) => [name, name === "BENCH_OTHER_BUILD" ? "…" : process.env[name]])
   .map(([name, value]) => `${name}=${/^[\w.-]+$/.test(value) ? value : `'${value}'`}`);

@@ -2,6 +2,7 @@
 import { copyFile, mkdir, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { startLiteLlm } from "./litellm.mjs";
 import { startPortkey } from "./portkey.mjs";
 import { firstLine, start } from "./processes.mjs";
 import { javaScript, ledgerAlone, ours, records, withObject } from "./workerd.mjs";
@@ -46,6 +47,7 @@ export const SYSTEMS = {
   // Another build of the Worker, where BENCH_OTHER_BUILD names its folder: two builds side by side.
   ...(process.env.BENCH_OTHER_BUILD && { "gateway-other-build": gateway({}, path.resolve(process.env.BENCH_OTHER_BUILD)) }),
   portkey: { start: startPortkey },
+  ...(process.env.BENCH_LITELLM === "1" && { litellm: { start: (run) => startLiteLlm(run, SCRIPTS) } }),
   "empty-object": { start: (run) => startObjects(run, "/empty") },
   ledger: { start: (run) => startObjects(run, "/ledger") },
 };

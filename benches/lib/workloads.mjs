@@ -6,9 +6,9 @@ import { GATHERED } from "./systems.mjs";
 const EVENTS = 201;
 const SHORT_EVENTS = 5;
 
-const WORKERS = ["pass-through", "pull-identity", "js-rewriter", "gateway", "gateway-quota-off", "gateway-other-build", "portkey"];
+const WORKERS = ["pass-through", "pull-identity", "js-rewriter", "gateway", "gateway-quota-off", "gateway-other-build", "portkey", "litellm"];
 const BURST = ["straight", ...WORKERS.toSpliced(3, 0, "js-least")];
-const ANSWERING = ["straight", "pass-through", "js-least", "js-least-ledger", "gateway", "gateway-no-slices", "gateway-quota-off", "gateway-other-build", "portkey"];
+const ANSWERING = ["straight", "pass-through", "js-least", "js-least-ledger", "gateway", "gateway-no-slices", "gateway-quota-off", "gateway-other-build", "portkey", "litellm"];
 
 // Streams at a human pace take 4 s each; they begin spread over a second. Connections begin streams for `seconds`, and all
 // streams go on to their end.
