@@ -1,15 +1,15 @@
 // LiteLLM's proxy: installed once for this user, and started with one process on this machine's own address.
 import { execFileSync } from "node:child_process";
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import path from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { cacheDir } from "../../scripts/lib/paths.mjs";
+import { fingerprint } from "../../scripts/lib/fingerprint.mjs";
+import { cacheDir, root } from "../../scripts/lib/paths.mjs";
+import { freePort } from "../../scripts/lib/ports.mjs";
 import { start } from "./processes.mjs";
 
-const REQUIREMENTS = path.join(path.dirname(import.meta.dirname), "litellm/requirements.txt");
+const REQUIREMENTS = "benches/litellm/requirements.txt";
 const STARTS_WITHIN_MS = 120_000;
 
 const cannotInstall = (why) => Object.assign(new Error(why), { cannotInstall: true });
@@ -22,8 +22,7 @@ async function installed() {
   } catch {
     throw cannotInstall("there is no python3 that can make environments");
   }
-  const hash = createHash("sha256").update(version).update(await readFile(REQUIREMENTS)).digest("hex");
-  const folder = path.join(cacheDir, `litellm-${hash.slice(0, 12)}`);
+  const folder = path.join(cacheDir, `litellm-${fingerprint([REQUIREMENTS], [version]).slice(0, 12)}`);
   const stamp = path.join(folder, "installed");
   const python = path.join(folder, "bin/python");
   if (existsSync(stamp)) return python;
@@ -33,7 +32,7 @@ async function installed() {
   await mkdir(cacheDir, { recursive: true });
   const steps = [
     ["python3", "-m", "venv", folder],
-    [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", REQUIREMENTS],
+    [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", path.join(root, REQUIREMENTS)],
   ];
   for (const [program, ...args] of steps) {
     const how = await start(program, args, { stdio: ["ignore", "ignore", "inherit"] }).gone;
@@ -41,14 +40,6 @@ async function installed() {
   }
   await writeFile(stamp, "");
   return python;
-}
-
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 async function isListening(port) {

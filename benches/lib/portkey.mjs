@@ -1,8 +1,8 @@
 // Portkey's gateway on Node: installed once for this user, and started on this machine's own address.
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { copyFile, mkdir, mkdtemp, readFile, rename, rm } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import path from "node:path";
+import { fingerprint } from "../../scripts/lib/fingerprint.mjs";
 import { cacheDir } from "../../scripts/lib/paths.mjs";
 import { firstLine, start } from "./processes.mjs";
 
@@ -11,9 +11,8 @@ const FILES = ["package.json", "package-lock.json"];
 
 /** The folder that it is installed in. It is named by what is installed, and appears when that is complete. */
 async function installed() {
-  const hash = createHash("sha256");
-  for (const file of FILES) hash.update(await readFile(path.join(HERE, file)));
-  const folder = path.join(cacheDir, `portkey-${hash.digest("hex").slice(0, 12)}`);
+  const hash = fingerprint(FILES.map((file) => `benches/portkey/${file}`));
+  const folder = path.join(cacheDir, `portkey-${hash.slice(0, 12)}`);
   if (existsSync(folder)) return folder;
 
   console.error("bench: installing Portkey's gateway, once for this user");

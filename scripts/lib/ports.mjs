@@ -1,4 +1,4 @@
-// Whether a port can be had, asked before anything starts: a clear message instead of half a start.
+// Ports that can be had. What is asked for is asked before anything starts: a clear message instead of half a start.
 import { createServer } from "node:net";
 import { refuse } from "./step.mjs";
 
@@ -15,4 +15,13 @@ export async function demandFree(name, port) {
     probe.listen(port, "127.0.0.1", () => probe.close(() => resolve(true)));
   });
   if (!free) throw refuse(`port ${port} is taken. Stop what listens there, or choose another: make dev ${name}=${port + 100}`);
+}
+
+/// A port that was free a moment ago, and at which nobody listens: for a server that does not say which one it was given.
+export async function freePort() {
+  const server = createServer();
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
 }

@@ -80,7 +80,6 @@ export class Upstream {
 
   // Milliseconds until a retry makes sense, or undefined. `retry-after` is seconds or a date (RFC 9110, 10.2.3).
   get retryAfterMs() {
-    if (this.#response.ok) return undefined;
     const ms = this.#response.headers.get("retry-after-ms");
     const after = this.#response.headers.get("retry-after");
     let delay = Number.NaN;

@@ -46,8 +46,20 @@ pub(super) const fn is_zero(value: &u64) -> bool {
 
 impl Serialize for Reserve {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { lease, key, model, prompt_tokens, completion_tokens, lease_ms, spare, is_again, .. } = self;
-        let (of_tenant, of_key) = (self.tenant_limits.in_order(), self.key_limits.in_order());
+        // Each by its name, so that none is forgotten that comes later.
+        let Self {
+            lease,
+            key,
+            model,
+            prompt_tokens,
+            completion_tokens,
+            tenant_limits,
+            key_limits,
+            lease_ms,
+            spare,
+            is_again,
+        } = self;
+        let (of_tenant, of_key) = (tenant_limits.in_order(), key_limits.in_order());
         (lease, key, model, prompt_tokens, completion_tokens, of_tenant, of_key, lease_ms, spare, is_again)
             .serialize(serializer)
     }

@@ -3,9 +3,9 @@ import { createHash } from "node:crypto";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { freePort } from "../../scripts/lib/ports.mjs";
 import { cpuSeconds } from "../e2e/harness/processes.mjs";
 import { atTime, eventually, within } from "../e2e/harness/wait.mjs";
 
@@ -155,14 +155,4 @@ async function post(url, body) {
   const response = await fetch(url, { method: "POST", body });
   if (!response.ok) throw new Error(`${url}: ${response.status} ${await response.text()}`);
   await response.arrayBuffer();
-}
-
-/** A port that was free a moment ago, for a server that does not say which one it was given. */
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
 }

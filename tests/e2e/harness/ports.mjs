@@ -2,13 +2,7 @@
 import { createServer } from "node:net";
 import { within } from "./wait.mjs";
 
-/** A port that was free a moment ago, and at which nobody listens. */
-export async function portWithoutListener() {
-  const server = await listen(() => {});
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
+export { freePort as portWithoutListener } from "../../../scripts/lib/ports.mjs";
 
 /** A port where `meet` is all that a connection meets. */
 export async function startPort(meet) {
